@@ -1,0 +1,86 @@
+"""The interface of all algorithms: how to learn to adapt (`MetaRLAlgorithm`), and what has been understood of a task so far (`Adapter`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from metarl.rollout import Rollout
+from metarl.tasks.batched_env import Step
+from metarl.tasks.parameters import Param
+from metarl.tasks.task import EnvSpec
+
+
+class Adapter(Protocol):
+    """What M x R learners have understood of their tasks so far. Always used like this, in training, evaluation and on the robot:
+
+        adapter.reset()                              # new tasks: back to the meta-learned prior
+        for episode in range(K):
+            obs = env.reset()
+            for _ in range(H):
+                step = env.step(adapter.act(obs))    # bounded time
+                adapter.observe(step)                # bounded time
+                obs = step.next_obs
+            adapter.adapt()                          # may be slow: the robots are at rest
+    """
+
+    def reset(self) -> None:
+        """Forget everything of the task: back to the meta-learned prior."""
+
+    def act(self, obs: Tensor, explore: bool = True) -> Tensor:
+        """Actions (M, R, A) for observations (M, R, O); the mean action where `explore` is False. Changes nothing of what is understood."""
+        ...
+
+    def observe(self, step: Step) -> None:
+        """Take in one decision. Robots whose step is not `valid` change nothing."""
+
+    def adapt(self) -> None:
+        """An episode has ended."""
+
+
+class Privileged(Protocol):
+    """An Adapter that must be told the task: the oracle, which is a reference and never runs on a robot."""
+
+    def tell(self, values: Tensor) -> None:
+        """The tasks' parameters (M, P) as `TaskBatch.normalised` gives them; after `reset`."""
+
+
+class MetaRLAlgorithm(ABC):
+    """One algorithm: its networks, its adapter, its outer step.
+
+    Built as `Algorithm(spec, params, config, seed)`; `config` is an instance of the class's frozen dataclass `Config`, which also says the batch
+    (num_tasks, num_robots) that the algorithm wants to be fed with and for how many iterations.
+    """
+
+    Config: ClassVar[type[Any]]
+    privileged: ClassVar[bool] = False  # its adapter is told the task (`Privileged`)
+
+    def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: Any, seed: int = 0) -> None:
+        self.spec, self.params, self.config, self.seed = spec, params, config, seed
+
+    @abstractmethod
+    def adapter(self, num_tasks: int, num_robots: int = 1, training: bool = False) -> Adapter:
+        """A fresh adapter for M x R learners. With `training`, it explores as meta-training needs it."""
+
+    @abstractmethod
+    def meta_update(self, rollout: Rollout) -> dict[str, float]:
+        """One outer step from a rollout that a training adapter made with the present meta-parameters; returns what to log."""
+
+    @abstractmethod
+    def meta_parameters(self) -> dict[str, Tensor]:
+        """All that crosses to the robot, normaliser included."""
+
+    @abstractmethod
+    def load_meta_parameters(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `meta_parameters` gave. Names and shapes were checked."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is needed to resume training exactly: a nested dict of tensors, numbers and strings."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""

@@ -1,0 +1,94 @@
+"""Rollout: what the world said in whole trials. collect: the only place where act meets step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from metarl.tasks.batched_env import BatchedEnv, Step
+
+if TYPE_CHECKING:
+    from metarl.algorithm import Adapter
+
+
+@dataclass
+class Rollout:
+    """Trials of M x R robots, K episodes of H decisions. Only what the world said: log-probabilities, values, beliefs belong to the learner.
+
+    Attributes:
+        obs: (M, R, K, H, O) float32.
+        action: (M, R, K, H, A), as the adapter gave it.
+        reward: (M, R, K, H), zero where not valid.
+        next_obs: (M, R, K, H, O).
+        terminated, truncated, valid: (M, R, K, H) bool; see `Step`.
+        values: (M, P) the tasks' parameters as `TaskBatch.normalised` gives them, for privileged training only.
+        task_ids: M stable ids.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    valid: Tensor
+    values: Tensor
+    task_ids: tuple[str, ...]
+
+    @property
+    def env_steps(self) -> int:
+        """Number of valid decisions."""
+        return int(self.valid.sum())
+
+    @property
+    def returns(self) -> Tensor:
+        """(M, R, K) sum of rewards of each episode."""
+        return self.reward.sum(-1)
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """The same rollout on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Rollout(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+
+
+def collect(
+    env: BatchedEnv, adapter: Adapter, episodes: int | None = None, explore: Callable[[int], bool] = lambda episode: True,
+    on_step: Callable[[int, int, Step], None] | None = None,
+) -> Rollout:  # fmt: skip
+    """Whole trials of the tasks that `env` has been given.
+
+    Args:
+        env: after `set_tasks`.
+        adapter: for as many tasks and robots as the environment has; it is reset here.
+        episodes: K; by default the task's `episodes_per_trial`.
+        explore: whether actions of an episode are drawn or are the mean.
+        on_step: called with episode, step and Step, to film or to count.
+    """
+    assert env.tasks is not None, "set_tasks must come before collect"
+    spec, episodes = env.spec, env.spec.episodes_per_trial if episodes is None else episodes
+    shape = (env.num_tasks, env.num_robots, episodes, spec.horizon)
+    sizes = {"obs": (spec.obs_size,), "action": (spec.action_size,), "next_obs": (spec.obs_size,)}
+    kinds = {f.name: torch.float32 if f.name in (*sizes, "reward") else torch.bool for f in fields(Step)}
+    store = {name: torch.zeros(*shape, *sizes.get(name, ()), dtype=kind, device=env.device) for name, kind in kinds.items()}
+    adapter.reset()
+    values = env.tasks.normalised().to(env.device)
+    if hasattr(adapter, "tell"):
+        adapter.tell(values)
+    for k in range(episodes):
+        obs = env.reset()
+        for h in range(spec.horizon):
+            step = env.step(adapter.act(obs, explore(k)))
+            adapter.observe(step)
+            for name in store:
+                store[name][:, :, k, h] = getattr(step, name)
+            if on_step is not None:
+                on_step(k, h, step)
+            obs = step.next_obs
+            if env.all_ended:
+                break
+        adapter.adapt()
+    return Rollout(**store, values=values, task_ids=env.tasks.ids)

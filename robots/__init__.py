@@ -1,0 +1,31 @@
+"""The bodies. One robot a file; the file name is the robot's name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from metarl.robots.spec import JointTrajectory, RobotSpec
+
+_NOT_ROBOTS = {"spec", "kinematics"}
+
+__all__ = ["JointTrajectory", "RobotSpec", "load", "names"]
+
+
+def names() -> list[str]:
+    """Names of all robots, in alphabetical order."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_ROBOTS)
+
+
+def load(name: str) -> RobotSpec:
+    """The robot called `name`.
+
+    Raises:
+        ValueError: no robot has that name; the message lists the near ones.
+    """
+    from metarl.robots.spec import unknown_name
+
+    if name not in names():
+        raise unknown_name("robot", name, names())
+    spec: RobotSpec = importlib.import_module(f"{__name__}.{name}").SPEC
+    return spec

@@ -1,0 +1,111 @@
+"""Forward kinematics, Jacobian and straight-line inverse kinematics of a serial arm, batched, in torch.
+
+Used where no simulator is at hand: to plan a motion primitive, and on the robot to know where the tool is.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from metarl.robots.spec import RobotSpec
+
+
+def rotation_from_wxyz(quat: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) of unit quaternions (..., 4), w first."""
+    w, x, y, z = quat.unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+@functools.lru_cache
+def _chain(spec: RobotSpec, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Fixed transforms (J, 4, 4) of the joint frames in their parents, and (4, 4) of the tool in the last one."""
+
+    def transform(pos: tuple[float, ...], quat: tuple[float, ...]) -> Tensor:
+        result = torch.eye(4, dtype=torch.float64)
+        result[:3, :3] = rotation_from_wxyz(torch.tensor(quat, dtype=torch.float64))
+        result[:3, 3] = torch.tensor(pos, dtype=torch.float64)
+        return result
+
+    joints = [transform(p, q) for p, q in zip(spec.joint_pos, spec.joint_quat_wxyz, strict=True)]
+    tool = transform(spec.tool_pos, spec.tool_quat_wxyz)
+    return torch.stack(joints).to(device, dtype), tool.to(device, dtype)
+
+
+def joint_and_tool_frames(spec: RobotSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
+    """Poses in the robot's base frame.
+
+    Args:
+        spec: the robot.
+        qpos: (..., J) rad.
+
+    Returns:
+        (..., J, 4, 4) of the joint frames, after each joint's rotation, and (..., 4, 4) of the tool frame.
+    """
+    fixed, tool = _chain(spec, qpos.dtype, qpos.device)
+    cos, sin = qpos.cos(), qpos.sin()
+    turned = fixed.expand(*qpos.shape, 4, 4).clone()
+    turned[..., 0] = fixed[..., 0] * cos.unsqueeze(-1) + fixed[..., 1] * sin.unsqueeze(-1)
+    turned[..., 1] = fixed[..., 1] * cos.unsqueeze(-1) - fixed[..., 0] * sin.unsqueeze(-1)
+    frames = [turned[..., 0, :, :]]
+    for j in range(1, qpos.shape[-1]):
+        frames.append(frames[-1] @ turned[..., j, :, :])
+    return torch.stack(frames, -3), frames[-1] @ tool
+
+
+def tool_pose(spec: RobotSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
+    """Position (..., 3) in m and rotation matrix (..., 3, 3) of the tool frame in the base frame, for qpos (..., J)."""
+    frame = joint_and_tool_frames(spec, qpos)[1]
+    return frame[..., :3, 3], frame[..., :3, :3]
+
+
+def jacobian(spec: RobotSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
+    """Tool frame (..., 4, 4) and its geometric Jacobian (..., 6, J): linear rows, then angular, in the base frame."""
+    joints, tool = joint_and_tool_frames(spec, qpos)
+    axis = joints[..., :3, 2]
+    lever = tool[..., None, :3, 3] - joints[..., :3, 3]
+    return tool, torch.cat([torch.linalg.cross(axis, lever), axis], -1).transpose(-1, -2)
+
+
+def follow_line(
+    spec: RobotSpec, start_qpos: Tensor, points: Tensor, iterations: int = 2, damping: float = 1e-3, posture_gain: float = 0.1
+) -> Tensor:
+    """Joint poses that bring the tool to each of W points in turn, pointing straight down (damped least squares).
+
+    The seventh degree of freedom is used to stay near the home pose. The angle about the vertical is left free.
+
+    Args:
+        spec: the robot.
+        start_qpos: (..., J) where the search begins, rad.
+        points: (..., W, 3) m, base frame.
+        iterations: Newton steps per point; neighbours are near, so few suffice.
+        damping: of the least squares, m² (and rad²).
+        posture_gain: pull towards the home pose in the null space, per iteration.
+
+    Returns:
+        (..., W, J) rad, inside the position limits.
+    """
+    home = start_qpos.new_tensor(spec.home_qpos)
+    low, high = spec.qpos_range(start_qpos)
+    down = start_qpos.new_tensor([0.0, 0.0, -1.0])
+    eye = torch.eye(5, dtype=start_qpos.dtype, device=start_qpos.device)
+    qpos, path = start_qpos, []
+    for w in range(points.shape[-2]):
+        for _ in range(iterations):
+            tool, jac = jacobian(spec, qpos)
+            tilt = torch.linalg.cross(tool[..., :3, 2], down.expand_as(tool[..., :3, 2]))
+            error = torch.cat([points[..., w, :] - tool[..., :3, 3], tilt[..., :2]], -1)
+            jac = jac[..., :5, :]
+            posture = posture_gain * (home - qpos)
+            error = error - (jac @ posture.unsqueeze(-1)).squeeze(-1)
+            solved = torch.linalg.solve(jac @ jac.transpose(-1, -2) + damping * eye, error.unsqueeze(-1))
+            qpos = (qpos + posture + (jac.transpose(-1, -2) @ solved).squeeze(-1)).clamp(low, high)
+        path.append(qpos)
+    return torch.stack(path, -2)

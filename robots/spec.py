@@ -1,0 +1,111 @@
+"""What every part of the project may know of a body: names, limits, gains, geometry of the chain.
+
+Nothing here imports a simulator: the ROS 2 nodes read the same numbers as the physics.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import mujoco
+
+Vec = tuple[float, ...]
+
+
+class JointTrajectory(NamedTuple):
+    """Where the joints shall be, and how fast, at S moments `dt` seconds apart; the last pose is then held.
+
+    The same thing as a ROS trajectory_msgs/JointTrajectory. A command of a fast control loop is a trajectory of one point.
+    """
+
+    qpos: Tensor  # (..., S, J) rad or m
+    qvel: Tensor  # (..., S, J) rad/s or m/s
+    dt: float  # s between two points; point 0 lies dt after the start
+
+
+@dataclass(frozen=True)
+class RobotSpec:
+    """One robot. Every (..., J) array of the project follows the order of `joint_names`.
+
+    Attributes:
+        name: the robot's file name.
+        joint_names: J controlled joints, named as on the real robot's joint_states topic.
+        gripper_joint_names: joints that hold a fixed width unless a task commands them.
+        home_qpos: (J,) rest pose, rad or m.
+        qpos_limits, qvel_limits, qacc_limits, effort_limits: (J, 2), (J,), (J,), (J,), SI units.
+        kp, kd: (J,) gains of the joint position loop that robot and simulators share, N·m/rad and N·m·s/rad.
+        joint_pos, joint_quat_wxyz: (J, 3), (J, 4) fixed pose of each joint frame in its parent; every joint turns about its own z.
+        tool_pos, tool_quat_wxyz: pose of the tool frame in the last joint's frame.
+        control_dt: s between two commands of a fast control loop.
+        physics_dt: s, largest time step at which the position loop is stable in every simulator.
+        command_topic, state_topic: ROS topics (relative) of the joint trajectory controller and of the joint states.
+        build: makes the MuJoCo model of the body alone.
+    """
+
+    name: str
+    joint_names: tuple[str, ...]
+    gripper_joint_names: tuple[str, ...]
+    home_qpos: Vec
+    qpos_limits: tuple[tuple[float, float], ...]
+    qvel_limits: Vec
+    qacc_limits: Vec
+    effort_limits: Vec
+    kp: Vec
+    kd: Vec
+    joint_pos: tuple[Vec, ...]
+    joint_quat_wxyz: tuple[Vec, ...]
+    tool_pos: Vec
+    tool_quat_wxyz: Vec
+    control_dt: float
+    physics_dt: float
+    command_topic: str
+    state_topic: str
+    build: Callable[[], mujoco.MjSpec]
+
+    @property
+    def num_joints(self) -> int:
+        """J."""
+        return len(self.joint_names)
+
+    def qpos_range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper position limits, each (J,), with the dtype and device of `like`."""
+        low, high = zip(*self.qpos_limits, strict=True)
+        return like.new_tensor(low), like.new_tensor(high)
+
+
+def interpolate(trajectory: JointTrajectory, start_qpos: Tensor, substeps: int) -> tuple[Tensor, Tensor]:
+    """Cubic Hermite interpolation from the pose at rest `start_qpos` through all points.
+
+    Args:
+        trajectory: S points, leading axes free.
+        start_qpos: (..., J) the pose at time 0, where the velocity is zero.
+        substeps: samples per interval of the trajectory.
+
+    Returns:
+        qpos and qvel, each (..., S * substeps, J): the samples after 1/substeps, 2/substeps ... of each interval.
+    """
+    dt = trajectory.dt
+    start = start_qpos.unsqueeze(-2)
+    knots = torch.cat([start, trajectory.qpos], -2)
+    slopes = torch.cat([torch.zeros_like(start), trajectory.qvel], -2) * dt
+    p0, p1 = knots[..., :-1, None, :], knots[..., 1:, None, :]
+    m0, m1 = slopes[..., :-1, None, :], slopes[..., 1:, None, :]
+    s = (torch.arange(1, substeps + 1, dtype=knots.dtype, device=knots.device) / substeps).unsqueeze(-1)
+    qpos = (2 * s**3 - 3 * s**2 + 1) * p0 + (s**3 - 2 * s**2 + s) * m0 + (3 * s**2 - 2 * s**3) * p1 + (s**3 - s**2) * m1
+    qvel = ((6 * s**2 - 6 * s) * (p0 - p1) + (3 * s**2 - 4 * s + 1) * m0 + (3 * s**2 - 2 * s) * m1) / dt
+    return qpos.flatten(-3, -2), qvel.flatten(-3, -2)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that does not exist, listing the near ones first."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return ValueError(f"no {kind} is called {name!r}: {hint}known are {', '.join(known)}")

@@ -1,0 +1,1 @@
+"""The same adapter on a real clock: ROS 2 nodes."""

@@ -1,0 +1,201 @@
+"""BatchedEnv: M tasks x R robots, stepped together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.robots.spec import JointTrajectory
+from metarl.tasks import simulators
+from metarl.tasks.parameters import TaskBatch
+from metarl.tasks.task import Readings, Task, Values
+
+
+@dataclass
+class Step:
+    """One decision of M x R robots. O observation, A action.
+
+    Attributes:
+        obs: (M, R, O) float32, before the action.
+        action: (M, R, A) as it was given; the environment cuts it to [-1, 1].
+        reward: (M, R).
+        next_obs: (M, R, O), after the action; of an ended episode, its last.
+        terminated: (M, R) bool, the episode ended by itself in this step.
+        truncated: (M, R) bool, the episode ended in this step because its time was up.
+        valid: (M, R) bool, False where the episode had already ended: such a step says nothing.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    next_obs: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    valid: Tensor
+
+    def to(self, device: torch.device | str) -> Step:
+        """The same step on another device."""
+        return Step(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+class BatchedEnv:
+    """M tasks x R robots. An episode that has ended is held until all have ended; `reset` then begins the next ones.
+
+        env.set_tasks(task.sample(M))
+        for episode in range(K):
+            obs = env.reset()
+            for _ in range(H):
+                step = env.step(action)
+
+    Args:
+        task: the task distribution.
+        num_tasks: M.
+        num_robots: R, copies of each task.
+        simulator: "mujoco", "pybullet", "analytic"; "" takes the task's first.
+        num_threads: of the simulator; 0 takes all cores.
+        seed: of everything random within episodes (start poses, goals).
+        device: where observations and rewards go.
+    """
+
+    def __init__(
+        self, task: Task, num_tasks: int, num_robots: int = 1, simulator: str = "", num_threads: int = 0, seed: int = 0, device: str | torch.device = "cpu"
+    ) -> None:
+        self.task, self.spec = task, task.spec
+        self.num_tasks, self.num_robots = num_tasks, num_robots
+        self.device = torch.device(device)
+        self.rng = torch.Generator().manual_seed(seed)
+        self.simulator = simulators.make(simulator, task, num_tasks * num_robots, num_threads)
+        self.tasks: TaskBatch | None = None
+        self.elapsed = -1  # decisions since the last reset; -1: reset must come first
+
+    @property
+    def num_sims(self) -> int:
+        """N = M * R."""
+        return self.num_tasks * self.num_robots
+
+    def set_tasks(self, tasks: TaskBatch) -> None:
+        """Give each row of robots its task; a reset must follow.
+
+        Raises:
+            ValueError: another distribution, or not M tasks.
+        """
+        if tasks.task != self.task.name:
+            raise ValueError(f"these tasks are of {tasks.task!r}, this environment runs {self.task.name!r}")
+        if len(tasks) != self.num_tasks:
+            raise ValueError(f"{len(tasks)} tasks were given, this environment has room for {self.num_tasks}")
+        named = tasks.named(self.num_robots)
+        self.simulator.set_tasks(named)
+        self.values: Values = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in named.items()}
+        self.delay = self.task.command_delay(self.values)
+        self.tasks, self.elapsed = tasks, -1
+
+    @torch.no_grad()
+    def reset(self) -> Tensor:
+        """Begin an episode everywhere; first observations (M, R, O)."""
+        if self.tasks is None:
+            raise RuntimeError("set_tasks must come before reset")
+        start = self.task.start(self.values, self.rng)
+        self.goals = self.task.goals(self.values, self.rng)
+        if "qpos" in start:
+            self.commands = [start["qpos"]]  # latest first, as far back as the longest delay
+        measured = self.simulator.reset(start, self.goals)
+        last_action = torch.zeros(self.num_sims, self.spec.action_size)
+        self.active = torch.ones(self.num_sims, dtype=torch.bool)
+        self.elapsed = 0
+        self._take(measured, last_action)
+        return self._shaped(self.obs)
+
+    @torch.no_grad()
+    def step(self, action: Tensor) -> Step:
+        """One decision (M, R, A) of all robots.
+
+        Raises:
+            ValueError: the action has another shape, or is not finite.
+            RuntimeError: no episode has begun, or the simulation blew up.
+        """
+        given = self._checked(action)
+        clipped = given.clamp(-1.0, 1.0)
+        before, before_obs, valid = self.readings, self.obs, self.active
+        self._take(self.simulator.step(self._command(clipped), valid), clipped, held=None if bool(valid.all()) else ~valid)
+        reward = self.task.reward(before, clipped, self.readings)
+        terminated = self.task.terminated(self.readings) & valid
+        self.elapsed += 1
+        truncated = valid & ~terminated if self.elapsed >= self.task.horizon else torch.zeros_like(valid)
+        if not bool(reward.isfinite().all() and self.obs.isfinite().all()):
+            self._raise_not_finite(reward)
+        self.active = valid & ~terminated & ~truncated
+        parts = (before_obs, given, torch.where(valid, reward, 0.0), self.obs, terminated, truncated, valid)
+        return Step(*(self._shaped(p) for p in parts))
+
+    @property
+    def all_ended(self) -> bool:
+        """No episode is still running."""
+        return self.elapsed >= 0 and not bool(self.active.any())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continues the environment exactly, taken between two trials."""
+        return {"rng": self.rng.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`; set_tasks and reset must follow."""
+        self.rng.set_state(state["rng"])
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self.simulator.close()
+
+    def _checked(self, action: Tensor) -> Tensor:
+        if self.elapsed < 0:
+            raise RuntimeError("reset must come before step")
+        expected = (self.num_tasks, self.num_robots, self.spec.action_size)
+        if tuple(action.shape) != expected:
+            raise ValueError(f"action has shape {tuple(action.shape)}, expected (tasks, robots, actions) = {expected}")
+        flat = action.detach().to("cpu", torch.float32).reshape(self.num_sims, -1)
+        if not bool(flat.isfinite().all()):
+            robot = int((~flat.isfinite().all(-1)).nonzero()[0, 0])
+            raise ValueError(f"action of robot {robot} is not finite: {flat[robot].tolist()}")
+        return flat
+
+    def _command(self, action: Tensor) -> JointTrajectory | Tensor:
+        if not self.task.robot_name:
+            return action
+        command = self.task.command(action, self.sensed)
+        self.commands.insert(0, command.qpos[:, -1])
+        if self.delay is None:
+            del self.commands[1:]
+            return command
+        steps = self.delay / command.dt  # the late command, between the two that frame it
+        depth = int(steps.max().ceil()) + 1
+        del self.commands[depth + 1 :]
+        history = torch.stack(self.commands + [self.commands[-1]] * (depth + 1 - len(self.commands)))
+        whole = steps.floor().long()
+        part = (steps - whole).unsqueeze(-1)
+        rows = torch.arange(self.num_sims)
+        late = history[whole, rows] * (1 - part) + history[(whole + 1).clamp(max=depth), rows] * part
+        return JointTrajectory(late.unsqueeze(1), command.qvel, command.dt)
+
+    def _take(self, measured: Readings, last_action: Tensor, held: Tensor | None = None) -> None:
+        """New readings, what is sensed of them, and the observation; robots `held` keep their last ones."""
+        readings = {**measured, **self.goals, "last_action": last_action}
+        if self.task.robot_name:
+            readings["command_qpos"] = self.commands[0]
+        sensed = self.task.sense(readings, self.values)
+        obs = self.task.observation(sensed)
+        if held is not None:
+            keep = held.unsqueeze(-1)
+            readings = {k: torch.where(keep, self.readings[k], v) for k, v in readings.items()}
+            sensed = {k: torch.where(keep, self.sensed[k], v) for k, v in sensed.items()}
+            obs = torch.where(keep, self.obs, obs)
+        self.readings, self.sensed, self.obs = readings, sensed, obs
+
+    def _shaped(self, flat: Tensor) -> Tensor:
+        return flat.unflatten(0, (self.num_tasks, self.num_robots)).to(self.device)
+
+    def _raise_not_finite(self, reward: Tensor) -> None:
+        bad = ~(reward.isfinite() & self.obs.isfinite().all(-1))
+        row = int(bad.nonzero()[0, 0])
+        assert self.tasks is not None
+        raise RuntimeError(f"the simulation blew up at step {self.elapsed}: {self.tasks.describe(row // self.num_robots)}")

@@ -1,0 +1,77 @@
+"""Point navigation: a point in the plane must find a goal that it is not shown. Tiny, exact, for fast tests.
+
+`point_navigation` is the 2-D navigation of MAML (Finn et al. 2017; `navigation.py` of its code): the reward is the negative distance.
+`point_navigation_semicircle` is the sparse version of VariBAD and HyperX: goals on a half circle, reward only within 0.2 of the goal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from metarl.tasks.parameters import Param
+from metarl.tasks.task import Readings, Task, Values
+
+
+class PointNavigation(Task):
+    """Goal uniform on [-0.5, 0.5]², start at the origin, steps of at most 0.1, done when both coordinates are within 0.01, 100 steps."""
+
+    name = "point_navigation"
+    params = (
+        Param("goal_x", "", "the goal lies at x = {:.2f}", nominal=0.3, train=(-0.5, 0.5), ood_near=((-0.6, -0.5), (0.5, 0.6)), ood_far=((-1.0, -0.6), (0.6, 1.0))),
+        Param("goal_y", "", "y = {:.2f}", nominal=0.3, train=(-0.5, 0.5), ood_near=((-0.6, -0.5), (0.5, 0.6)), ood_far=((-1.0, -0.6), (0.6, 1.0))),
+    )  # fmt: skip
+    simulators = ("analytic",)
+    horizon = 100
+    episodes_per_trial = 2
+    decision_dt = 0.1
+    observed = {"pos": 2}
+    action_names = ("x", "y")
+    reward_range = (-15.0, 0.0)
+    step_size = 0.1
+
+    def start(self, values: Values, rng: torch.Generator) -> Readings:
+        return {"pos": torch.zeros(len(next(iter(values.values()))), 2)}
+
+    def goals(self, values: Values, rng: torch.Generator) -> Readings:
+        return {"goal_pos": torch.stack([values["goal_x"], values["goal_y"]], -1)}
+
+    def dynamics(self, readings: Readings, action: Tensor, values: Values) -> Readings:
+        return {"pos": readings["pos"] + self.step_size * action}
+
+    def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
+        return -self.error(next_readings)
+
+    def terminated(self, readings: Readings) -> Tensor:
+        return ((readings["pos"] - readings["goal_pos"]).abs() < 0.01).all(-1)
+
+    def success(self, readings: Readings) -> Tensor:
+        return self.error(readings) < 0.05
+
+    def error(self, readings: Readings) -> Tensor:
+        return (readings["pos"] - readings["goal_pos"]).norm(dim=-1)
+
+
+class PointNavigationSemicircle(PointNavigation):
+    """Goal on the upper unit half circle; reward 1 - distance within 0.2 of it, else 0; 3 episodes of 100 steps, never done."""
+
+    name = "point_navigation_semicircle"
+    params = (Param("angle", "rad", "the goal lies at {:.2f} rad on the half circle", nominal=1.0, train=(0.0, math.pi)),)
+    episodes_per_trial = 3
+    reward_range = (0.0, 1.0)
+    radius = 0.2
+
+    def goals(self, values: Values, rng: torch.Generator) -> Readings:
+        return {"goal_pos": torch.stack([values["angle"].cos(), values["angle"].sin()], -1)}
+
+    def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
+        distance = self.error(next_readings)
+        return torch.where(distance <= self.radius, 1.0 - distance, 0.0)
+
+    def terminated(self, readings: Readings) -> Tensor:
+        return torch.zeros(readings["pos"].shape[:-1], dtype=torch.bool, device=readings["pos"].device)
+
+    def success(self, readings: Readings) -> Tensor:
+        return self.error(readings) <= self.radius

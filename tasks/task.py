@@ -1,0 +1,204 @@
+"""Task: all that a task file must say.
+
+Observation and reward are pure functions of Readings, the named measurements that MuJoCo, PyBullet, an analytic model and a real
+robot all fill. Nothing of a task is ever written a second time for deployment.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metarl import robots
+from metarl.robots.spec import JointTrajectory, RobotSpec
+from metarl.tasks import parameters
+from metarl.tasks.parameters import Param, TaskBatch
+
+if TYPE_CHECKING:
+    import mujoco
+    import mujoco.batch
+
+Readings = dict[str, Tensor]
+"""Sensor name -> (..., n) float32, SI units, base frame, quaternions wxyz: what can be measured.
+
+Besides the sensors of the model there are `last_action` (..., A), the previous action of the episode or zeros, `command_qpos`
+(..., J), the joint pose that was last commanded, and what `Task.goals` gives.
+"""
+Values = dict[str, Tensor]
+"""Parameter name -> (N,) float32: the true task of each of N simulations."""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What meta-parameters fit: saved with them, and compared by name before they are used.
+
+    Attributes:
+        task, task_version: the task distribution.
+        robot, joint_names: the body, or "" and () for a task without one.
+        obs_names, obs_sizes: the parts of the observation in their order.
+        action_names: A actions, each in [-1, 1].
+        horizon: H, decisions of an episode.
+        episodes_per_trial: K.
+        control_dt: s between two decisions.
+    """
+
+    task: str
+    task_version: int
+    robot: str
+    joint_names: tuple[str, ...]
+    obs_names: tuple[str, ...]
+    obs_sizes: tuple[int, ...]
+    action_names: tuple[str, ...]
+    horizon: int
+    episodes_per_trial: int
+    control_dt: float
+
+    @property
+    def obs_size(self) -> int:
+        """O."""
+        return sum(self.obs_sizes)
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        return len(self.action_names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> EnvSpec:
+        """The EnvSpec that `to_dict` wrote, also after JSON turned its tuples into lists."""
+        return EnvSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+    def differences(self, other: EnvSpec) -> list[str]:
+        """One line for each field in which `self` (found) differs from `other` (expected)."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return [f"{k}: found {mine[k]!r}, expected {theirs[k]!r}" for k in mine if mine[k] != theirs[k]]
+
+
+class Task(ABC):
+    """A distribution of tasks: a body, what differs, what is sensed, what is asked.
+
+    A task is either simulated (`build`, `apply`, `start`, `command`) or analytic (`start`, `dynamics`). N is any number of simulations.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1  # raised whenever a value that the task's results depend on changes
+    robot_name: ClassVar[str] = ""
+    params: ClassVar[tuple[Param, ...]] = ()
+    simulators: ClassVar[tuple[str, ...]] = ("mujoco", "pybullet")
+    horizon: ClassVar[int]
+    episodes_per_trial: ClassVar[int]
+    decision_dt: ClassVar[float]  # s that one decision lasts
+    observed: ClassVar[Mapping[str, int]]  # parts of the observation and their sizes; by default readings of that name
+    action_names: ClassVar[tuple[str, ...]]
+    reward_range: ClassVar[tuple[float, float]]
+    physics_dt: ClassVar[float] = 0.004  # s
+    settle_time: ClassVar[float] = 0.0  # s, longest wait after a decision's motion, until `at_rest`
+
+    # ---- the distribution -------------------------------------------------------------------------------------------------
+
+    def sample(self, num_tasks: int, split: str = "train", seed: int = 0, start: int = 0) -> TaskBatch:
+        """Tasks start ... start + num_tasks - 1 of a split."""
+        return parameters.sample(self.name, self.version, self.params, range(start, start + num_tasks), split, seed)
+
+    def custom(self, rows: Iterable[Mapping[str, float | str]]) -> TaskBatch:
+        """Tasks with values given by hand; parameters not named take their nominal value."""
+        return parameters.custom(self.name, self.version, self.params, rows)
+
+    def from_json(self, text: str) -> TaskBatch:
+        """The tasks that `TaskBatch.to_json` wrote."""
+        return parameters.from_json(text, self.name, self.params)
+
+    @property
+    def robot(self) -> RobotSpec:
+        """The body."""
+        return robots.load(self.robot_name)
+
+    @property
+    def spec(self) -> EnvSpec:
+        """What meta-parameters for this task must fit."""
+        joints = self.robot.joint_names if self.robot_name else ()
+        sizes = tuple(self.observed.values())
+        return EnvSpec(
+            self.name, self.version, self.robot_name, joints, tuple(self.observed), sizes,
+            self.action_names, self.horizon, self.episodes_per_trial, self.decision_dt,
+        )  # fmt: skip
+
+    # ---- the world, simulated ---------------------------------------------------------------------------------------------
+
+    def build(self) -> mujoco.MjSpec:
+        """The scene, once, for every consumer. Sensors named `reading` or `reading/part` make up the Readings."""
+        raise NotImplementedError(f"{self.name} has no simulated scene")
+
+    def apply(self, batch: mujoco.batch.Batch, values: Mapping[str, Any]) -> None:
+        """Write the parameters (name -> (N,) float64 array) into the per-simulation fields of the model.
+
+        Always from the nominal model `batch.model`, so that applying twice equals applying once.
+        """
+
+    @abstractmethod
+    def start(self, values: Values, rng: torch.Generator) -> Readings:
+        """Where an episode of N simulations begins.
+
+        A simulated task gives `qpos` (N, J) and, for each free body, its name -> (N, 7) position and quaternion wxyz; an analytic
+        task gives its whole state as readings.
+        """
+
+    def goals(self, values: Values, rng: torch.Generator) -> Readings:
+        """What an episode asks for, as readings that stay constant through it, e.g. `target_pos` (N, 3).
+
+        A mocap body of the scene named like the reading without `_pos` is put there, for pictures.
+        """
+        return {}
+
+    def dynamics(self, readings: Readings, action: Tensor, values: Values) -> Readings:
+        """Next state of an analytic task, a pure function."""
+        raise NotImplementedError(f"{self.name} is not analytic")
+
+    def sense(self, readings: Readings, values: Values) -> Readings:
+        """What the robot's imperfect sensors make of the true readings. In simulation only: on a robot the world does it."""
+        return readings
+
+    def command_delay(self, values: Values) -> Tensor | None:
+        """(N,) s by which commands reach the motors late, or None."""
+        return None
+
+    # ---- what is asked: the same functions in every simulator and on the robot ----------------------------------------------
+
+    def observation(self, readings: Readings) -> Tensor:
+        """(..., O) from what is sensed; by default the readings named in `observed`, one after another."""
+        return torch.cat([readings[name] for name in self.observed], -1)
+
+    def command(self, action: Tensor, readings: Readings) -> JointTrajectory:
+        """The motion that an action (..., A) in [-1, 1] stands for, planned from what is sensed."""
+        raise NotImplementedError(f"{self.name} commands no robot")
+
+    @abstractmethod
+    def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
+        """(...) from true readings before and after the action, inside `reward_range`."""
+
+    def terminated(self, readings: Readings) -> Tensor:
+        """(...) bool: the episode ended by itself. Time is `truncated`, and BatchedEnv's business."""
+        some = next(iter(readings.values()))
+        return torch.zeros(some.shape[:-1], dtype=torch.bool, device=some.device)
+
+    @abstractmethod
+    def success(self, readings: Readings) -> Tensor:
+        """(...) bool: what was asked is done, at these true readings."""
+
+    def error(self, readings: Readings) -> Tensor:
+        """(...) how far from done, in the unit that a person would ask for (m, unless `error_unit` says otherwise)."""
+        raise NotImplementedError(f"{self.name} has no error in a unit")
+
+    def at_rest(self, readings: Readings) -> Tensor:
+        """(...) bool: nothing moves any more, so the wait of `settle_time` may end."""
+        some = next(iter(readings.values()))
+        return torch.ones(some.shape[:-1], dtype=torch.bool, device=some.device)
