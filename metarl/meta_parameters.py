@@ -1,0 +1,294 @@
+"""The one file that a meta-training leaves: a .safetensors of tensors, with everything that says what they fit in its metadata.
+
+Nothing here ever opens a pickle. Files are written beside their place and moved there when complete, so that a crash leaves the old one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+import metarl
+from metarl import algos, tasks
+from metarl.algorithm import MetaRLAlgorithm
+from metarl.tasks.task import EnvSpec
+
+FORMAT = 1
+KEY = "metarl"  # the one entry of the metadata, so that equal contents are equal bytes
+STATE_KEY = "metarl-state"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a meta-parameters file says of itself.
+
+    Attributes:
+        format: version of this layout.
+        algorithm: its name in `metarl.algos`.
+        config: the algorithm's whole configuration.
+        spec: what the meta-parameters fit.
+        seed: of the training.
+        commit: of the code that trained, or "unknown".
+        env_steps: decisions that were taken in training.
+        command: that trained it.
+        version: of metarl.
+    """
+
+    format: int
+    algorithm: str
+    config: dict[str, Any]
+    spec: EnvSpec
+    seed: int
+    commit: str
+    env_steps: int
+    command: str
+    version: str
+
+
+# ---- meta-parameters --------------------------------------------------------------------------------------------------------
+
+
+def save(path: str | Path, algorithm: MetaRLAlgorithm, name: str, env_steps: int, command: str = "") -> None:
+    """Write all that crosses to the robot.
+
+    Args:
+        path: where to, ending in .safetensors.
+        algorithm: whose meta-parameters.
+        name: the algorithm's name in `metarl.algos`.
+        env_steps: decisions that were taken in training.
+        command: that trained it.
+
+    Raises:
+        ValueError: a meta-parameter is not finite.
+        OSError: the folder cannot be written.
+    """
+    tensors = _plain(algorithm.meta_parameters())
+    _check_finite(tensors, "the meta-parameters to be saved")
+    about = Metadata(FORMAT, name, asdict(algorithm.config), algorithm.spec, algorithm.seed, git_commit(), env_steps, command, metarl.__version__)
+    text = json.dumps({**asdict(about), "spec": about.spec.to_dict()}, sort_keys=True)
+    write_atomically(Path(path), safetensors.torch.save(tensors, {KEY: text}))
+
+
+def load(path: str | Path) -> MetaRLAlgorithm:
+    """The algorithm with the meta-parameters of a file, ready for `adapter`.
+
+    Args:
+        path: a file, or "zoo:TASK/ALGORITHM" for one that comes with metarl.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message lists near entries of the zoo.
+        ValueError: the file is damaged, foreign, or fits another algorithm, robot or task; the message says what differs, by name.
+    """
+    about, tensors = read(path)
+    task = tasks.make(about.spec.task)
+    if different := about.spec.differences(task.spec):
+        raise ValueError(f"{path} does not fit the task {task.name!r}:\n  " + "\n  ".join(different))
+    family = algos.load(about.algorithm)
+    algorithm = family(task.spec, task.params, _config(family.Config, about.config, path), about.seed)
+    _check_tensors(tensors, algorithm.meta_parameters(), path)
+    algorithm.load_meta_parameters(tensors)
+    return algorithm
+
+
+def read(path: str | Path) -> tuple[Metadata, dict[str, Tensor]]:
+    """Metadata and tensors of a file as they are; whether they fit this code is `load`'s question.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    path = resolve(path)
+    entries, tensors = _read_safetensors(path)
+    if KEY not in entries:
+        raise ValueError(f"{path} is a safetensors file, but not of metarl meta-parameters: its metadata has no entry {KEY!r}")
+    data = json.loads(entries[KEY])
+    if data.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {data.get('format')!r}, this metarl ({metarl.__version__}) reads format {FORMAT}")
+    missing = {f.name for f in fields(Metadata)} - set(data)
+    if missing:
+        raise ValueError(f"{path}: the metadata lacks {', '.join(sorted(missing))}")
+    known = {f.name: data[f.name] for f in fields(Metadata)}
+    return Metadata(**{**known, "spec": EnvSpec.from_dict(data["spec"])}), tensors
+
+
+def zoo() -> list[str]:
+    """Names of the files that come with metarl, "zoo:TASK/ALGORITHM"."""
+    folder = resources.files("metarl.zoo")
+    stems = sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors"))
+    return ["zoo:" + "/".join(stem.rsplit("_", 1)) for stem in stems]
+
+
+def resolve(path: str | Path) -> Path:
+    """The file that a path or a zoo name stands for.
+
+    Raises:
+        FileNotFoundError: there is none; the message lists near entries of the zoo.
+    """
+    name = str(path)
+    if name.startswith("zoo:"):
+        found = Path(str(resources.files("metarl.zoo"))) / (name.removeprefix("zoo:").replace("/", "_") + ".safetensors")
+    else:
+        found = Path(path)
+    if found.is_file():
+        return found
+    near = difflib.get_close_matches(name, zoo(), n=3, cutoff=0.4) or zoo()
+    hint = f"; in the zoo there are {', '.join(near)}" if near else "; the zoo is empty"
+    raise FileNotFoundError(f"there is no meta-parameters file {name!r}{hint}")
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What a file says of itself, as plain values; the number and the size of its tensors included."""
+    about, tensors = read(path)
+    count = sum(t.numel() for t in tensors.values())
+    return {"file": str(path), **asdict(about), "spec": about.spec.to_dict(), "tensors": len(tensors), "numbers": count}
+
+
+# ---- training state ---------------------------------------------------------------------------------------------------------
+
+
+def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write a nested dict of tensors, numbers, strings, None, lists and tuples; `load_state` gives it back exactly."""
+    tensors: dict[str, Tensor] = {}
+    structure = _flatten(dict(state), "", tensors)
+    write_atomically(Path(path), safetensors.torch.save(_plain(tensors), {STATE_KEY: json.dumps(structure)}))
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """What `save_state` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or foreign.
+    """
+    entries, tensors = _read_safetensors(Path(path))
+    if STATE_KEY not in entries:
+        raise ValueError(f"{path} is a safetensors file, but not a training state of metarl")
+    state: dict[str, Any] = _unflatten(json.loads(entries[STATE_KEY]), tensors)
+    return state
+
+
+def _flatten(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """The JSON that stands for `node`: containers are tagged, because JSON knows neither tuples nor keys that are numbers."""
+    if isinstance(node, Tensor):
+        tensors[path] = node
+        return {"tensor": path}
+    if isinstance(node, Mapping):
+        return {"dict": [[key, _flatten(value, f"{path}/{key}", tensors)] for key, value in node.items()]}
+    if isinstance(node, list | tuple):
+        kind = "list" if isinstance(node, list) else "tuple"
+        return {kind: [_flatten(value, f"{path}/{i}", tensors) for i, value in enumerate(node)]}
+    if node is None or isinstance(node, bool | int | float | str):
+        return node
+    raise TypeError(f"a training state cannot hold {path}, which is a {type(node).__name__}")
+
+
+def _unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unflatten(value, tensors) for key, value in content}
+    values = [_unflatten(value, tensors) for value in content]
+    return values if kind == "list" else tuple(values)
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------------
+
+
+def check_writable(path: str | Path) -> None:
+    """Make the folder of `path` and see that a file can be written there; call it before anything long begins.
+
+    Raises:
+        OSError: it cannot; the message says why.
+    """
+    folder = Path(path).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside `path`, then move into place: whoever looks sees the old file or the whole new one, also after a crash."""
+    check_writable(path)
+    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def git_commit() -> str:
+    """The commit of this code, "-dirty" behind it where files were changed since; "unknown" outside of its repository."""
+    folder = Path(metarl.__file__).parent
+    try:
+        for command in (["ls-files", "--error-unmatch", "algorithm.py"], ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]):
+            said = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said.stdout.strip()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise ValueError(f"{path} looks like a pickle (torch.save writes those). A pickle can run code when it is opened, so metarl reads safetensors only")
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: truncated, or something else ({error})") from error
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that share no memory, as the format wants them."""
+    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+
+def _config(kind: type[Any], found: Mapping[str, Any], path: str | Path) -> Any:
+    """The algorithm's configuration; a field that the file does not know yet takes its default."""
+    known = {f.name for f in fields(kind)}
+    if foreign := sorted(set(found) - known):
+        raise ValueError(f"{path}: the configuration has {', '.join(foreign)}, expected are {', '.join(sorted(known))}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+
+
+def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path) -> None:
+    lines = [f"{name}: missing" for name in expected if name not in found]
+    lines += [f"{name}: unknown" for name in found if name not in expected]
+    for name in expected.keys() & found.keys():
+        here, there = (f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in (found[name], expected[name]))
+        if here != there:
+            lines.append(f"{name}: found {here}, expected {there}")
+    if lines:
+        raise ValueError(f"the tensors in {path} do not fit:\n  " + "\n  ".join(sorted(lines)))
+    _check_finite(found, str(path))
+
+
+def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    bad = [name for name, t in tensors.items() if not bool(torch.isfinite(t).all())]
+    if bad:
+        raise ValueError(f"not finite in {where}: {', '.join(bad)}")

@@ -1,0 +1,215 @@
+"""Meta-training: the core loop, and all that lets it be stopped and continued at any moment."""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from metarl import algos, meta_parameters, tasks
+from metarl.algorithm import MetaRLAlgorithm
+from metarl.evaluate import EpisodeEnds
+from metarl.log import TrainingLog
+from metarl.rollout import Rollout, collect
+from metarl.tasks.batched_env import BatchedEnv
+
+STATE_NAME, RESULT_NAME = "checkpoint.safetensors", "meta_parameters.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides the outcome of a meta-training, and the folder it goes to.
+
+    Attributes:
+        algorithm, task, simulator: by name; simulator "" takes the task's first.
+        config: an instance of the algorithm's Config.
+        seed: of the tasks, the environment and the algorithm.
+        out: the folder of checkpoint, meta-parameters and logs.
+        command: written into the meta-parameters file.
+    """
+
+    algorithm: str
+    task: str
+    config: Any
+    out: Path
+    seed: int = 0
+    simulator: str = ""
+    command: str = ""
+
+    @property
+    def result(self) -> Path:
+        """The meta-parameters file."""
+        return self.out / RESULT_NAME
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a training to be continued, by name."""
+        config = {f"config.{k}": v for k, v in asdict(self.config).items() if k != "iterations"}
+        return {"algorithm": self.algorithm, "task": self.task, "seed": self.seed, "simulator": self.simulator, **config}
+
+
+@dataclass
+class Progress:
+    """How far a training has come."""
+
+    iteration: int = 0
+    env_steps: int = 0
+    seconds: float = 0.0
+
+
+def meta_train(
+    run: Run, resume: bool = False, threads: int = 1, device: str = "cpu", checkpoint_every: int = 25, console: Console | None = None
+) -> Path:  # fmt: skip
+    """Meta-train, and write the meta-parameters file.
+
+    Args:
+        run: what to train, and where to.
+        resume: continue from the checkpoint in `run.out`; on the CPU, bit for bit as if it had never been stopped.
+        threads: of torch and of the physics, each.
+        device: where the batches go: "cpu", "cuda", or "auto" for a GPU where there is one.
+        checkpoint_every: iterations.
+        console: where progress is shown.
+
+    Returns:
+        The meta-parameters file.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the last complete iteration was saved.
+        FloatingPointError: a metric is not finite; the last good checkpoint is kept.
+    """
+    config, num_tasks, num_robots = run.config, run.config.num_tasks, run.config.num_robots
+    meta_parameters.check_writable(run.result)
+    torch.set_num_threads(threads)
+    torch.manual_seed(run.seed)
+    task = tasks.make(run.task)
+    algorithm = algos.load(run.algorithm)(task.spec, task.params, config, run.seed)
+    env = BatchedEnv(task, num_tasks, num_robots, run.simulator, threads, run.seed, choose_device(device))
+    progress = _restore(run, algorithm, env) if resume else _begin(run)
+    complete = _snapshot(run, progress, algorithm, env)
+    _save(run, complete, algorithm)
+    with TrainingLog(run.out, f"{run.algorithm} on {run.task}", progress.iteration, config.iterations, console) as log, _interruptible():
+        try:
+            for iteration in range(progress.iteration, config.iterations):
+                began, ends = time.perf_counter(), EpisodeEnds(env)
+                env.set_tasks(task.sample(num_tasks, "train", run.seed, start=iteration * num_tasks))
+                rollout = collect(env, algorithm.adapter(num_tasks, num_robots, training=True), on_step=ends)
+                metrics = algorithm.meta_update(rollout)
+                _check_finite(metrics, iteration, run)
+                progress = Progress(iteration + 1, progress.env_steps + rollout.env_steps, progress.seconds + time.perf_counter() - began)
+                row = {"iteration": iteration, "env_steps": progress.env_steps, "seconds": progress.seconds, **_returns(rollout), **ends.means(), **metrics}
+                log.write(row)
+                complete = _snapshot(run, progress, algorithm, env)
+                if progress.iteration % checkpoint_every == 0 or progress.iteration == config.iterations:
+                    log.settle(row)
+                    _save(run, complete, algorithm)
+        except KeyboardInterrupt:
+            _save_interrupted(run, complete, algorithm)
+            raise
+        finally:
+            env.close()
+    return run.result
+
+
+def choose_device(name: str) -> str:
+    """The device that "auto" stands for; other names stay.
+
+    Raises:
+        ValueError: a GPU was asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name.startswith("cuda") and not has_gpu:
+        raise ValueError(f"device {name!r} was asked for, but torch {torch.__version__} sees no GPU; try 'cpu' or 'auto'")
+    return ("cuda" if has_gpu else "cpu") if name == "auto" else name
+
+
+def _returns(rollout: Rollout) -> dict[str, float]:
+    return {f"return_episode_{k}": float(value) for k, value in enumerate(rollout.returns.mean((0, 1)))}
+
+
+def _check_finite(metrics: Mapping[str, float], iteration: int, run: Run) -> None:
+    bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+    if bad:
+        said = ", ".join(f"{name} is {value}" for name, value in bad.items())
+        raise FloatingPointError(f"training diverged in iteration {iteration}: {said}. The last good checkpoint is kept in {run.out}")
+
+
+# ---- stopping and continuing ------------------------------------------------------------------------------------------------
+
+
+def _snapshot(run: Run, progress: Progress, algorithm: MetaRLAlgorithm, env: BatchedEnv) -> dict[str, Any]:
+    """The whole state between two iterations, as copies: whatever interrupts the next iteration, this one is complete."""
+    parts = {"algorithm": algorithm.state_dict(), "env": env.state_dict(), "torch_rng": torch.get_rng_state()}
+    return copy.deepcopy({"run": run.identity(), "progress": asdict(progress), **parts})
+
+
+def _begin(run: Run) -> Progress:
+    if (run.out / STATE_NAME).exists():
+        raise ValueError(f"{run.out} already holds a training: continue it with --resume, or choose another --out")
+    return Progress()
+
+
+def _restore(run: Run, algorithm: MetaRLAlgorithm, env: BatchedEnv) -> Progress:
+    path = run.out / STATE_NAME
+    if not path.exists():
+        raise FileNotFoundError(f"nothing to resume: there is no {path}")
+    state = meta_parameters.load_state(path)
+    saved, wanted = state["run"], run.identity()
+    different = [f"{k}: found {saved.get(k)!r}, expected {wanted.get(k)!r}" for k in {**saved, **wanted} if saved.get(k) != wanted.get(k)]
+    if different:
+        raise ValueError(f"the training in {run.out} is another one:\n  " + "\n  ".join(different))
+    algorithm.load_state_dict(state["algorithm"])
+    env.load_state_dict(state["env"])
+    torch.set_rng_state(state["torch_rng"])
+    return Progress(**state["progress"])
+
+
+def _save(run: Run, complete: dict[str, Any], algorithm: MetaRLAlgorithm) -> None:
+    """Checkpoint and meta-parameters; `complete` must be the algorithm's present state."""
+    meta_parameters.save(run.result, algorithm, run.algorithm, complete["progress"]["env_steps"], run.command)
+    meta_parameters.save_state(run.out / STATE_NAME, complete)
+
+
+def _save_interrupted(run: Run, complete: dict[str, Any], algorithm: MetaRLAlgorithm) -> None:
+    """Go back to the last complete iteration and save that; a second Ctrl-C waits until it is written."""
+    with _ignoring_interrupts():
+        algorithm.load_state_dict(complete["algorithm"])
+        _save(run, complete, algorithm)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the training as Ctrl-C does."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    with _handling(stop, signal.SIGINT, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    with _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread handle signals
+        yield
+        return
+    before = {s: signal.signal(s, handler) for s in signals}
+    try:
+        yield
+    finally:
+        for s, old in before.items():
+            signal.signal(s, old)
