@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
@@ -57,9 +58,17 @@ class MetaRLAlgorithm(ABC):
 
     Config: ClassVar[type[Any]]
     privileged: ClassVar[bool] = False  # its adapter is told the task (`Privileged`)
+    noise_to_adapt: ClassVar[bool] = False  # it learns from varied actions, so evaluation and robots let it explore as well
 
     def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: Any, seed: int = 0) -> None:
         self.spec, self.params, self.config, self.seed = spec, params, config, seed
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move all networks to a device. An algorithm that keeps tensors outside of networks moves them as well."""
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.to(device)
+        return self
 
     @abstractmethod
     def adapter(self, num_tasks: int, num_robots: int = 1, training: bool = False) -> Adapter:
