@@ -82,11 +82,12 @@ def save(path: str | Path, algorithm: MetaRLAlgorithm, name: str, env_steps: int
     write_atomically(Path(path), safetensors.torch.save(tensors, {KEY: text}))
 
 
-def load(path: str | Path) -> MetaRLAlgorithm:
+def load(path: str | Path, device: str = "cpu") -> MetaRLAlgorithm:
     """The algorithm with the meta-parameters of a file, ready for `adapter`.
 
     Args:
         path: a file, or "zoo:TASK/ALGORITHM" for one that comes with metarl.
+        device: where its networks go.
 
     Raises:
         FileNotFoundError: there is no such file; the message lists near entries of the zoo.
@@ -100,7 +101,7 @@ def load(path: str | Path) -> MetaRLAlgorithm:
     algorithm = family(task.spec, task.params, _config(family.Config, about.config, path), about.seed)
     _check_tensors(tensors, algorithm.meta_parameters(), path)
     algorithm.load_meta_parameters(tensors)
-    return algorithm
+    return algorithm.to(device)
 
 
 def read(path: str | Path) -> tuple[Metadata, dict[str, Tensor]]:
@@ -137,10 +138,8 @@ def resolve(path: str | Path) -> Path:
         FileNotFoundError: there is none; the message lists near entries of the zoo.
     """
     name = str(path)
-    if name.startswith("zoo:"):
-        found = Path(str(resources.files("metarl.zoo"))) / (name.removeprefix("zoo:").replace("/", "_") + ".safetensors")
-    else:
-        found = Path(path)
+    zoo_file = Path(str(resources.files("metarl.zoo"))) / (name.removeprefix("zoo:").replace("/", "_") + ".safetensors")
+    found = zoo_file if name.startswith("zoo:") else Path(path)
     if found.is_file():
         return found
     near = difflib.get_close_matches(name, zoo(), n=3, cutoff=0.4) or zoo()

@@ -91,7 +91,7 @@ def meta_train(
     torch.set_num_threads(threads)
     torch.manual_seed(run.seed)
     task = tasks.make(run.task)
-    algorithm = algos.load(run.algorithm)(task.spec, task.params, config, run.seed)
+    algorithm = algos.load(run.algorithm)(task.spec, task.params, config, run.seed).to(choose_device(device))
     env = BatchedEnv(task, num_tasks, num_robots, run.simulator, threads, run.seed, choose_device(device))
     progress = _restore(run, algorithm, env) if resume else _begin(run)
     complete = _snapshot(run, progress, algorithm, env)
@@ -113,7 +113,8 @@ def meta_train(
                     _save(run, complete, algorithm)
         except KeyboardInterrupt:
             _save_interrupted(run, complete, algorithm)
-            raise
+            done = complete["progress"]["iteration"]
+            raise KeyboardInterrupt(f"stopped; {done} of {config.iterations} iterations are saved in {run.out}, --resume continues there") from None
         finally:
             env.close()
     return run.result
