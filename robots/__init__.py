@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 
-from metarl.robots.spec import JointTrajectory, RobotSpec
+from metarl.robots.spec import JointTrajectory, RobotSpec, unknown_name
 
 _NOT_ROBOTS = {"spec", "kinematics"}
 
@@ -17,14 +18,13 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_ROBOTS)
 
 
+@functools.cache
 def load(name: str) -> RobotSpec:
     """The robot called `name`.
 
     Raises:
         ValueError: no robot has that name; the message lists the near ones.
     """
-    from metarl.robots.spec import unknown_name
-
     if name not in names():
         raise unknown_name("robot", name, names())
     spec: RobotSpec = importlib.import_module(f"{__name__}.{name}").SPEC
