@@ -1,39 +1,322 @@
-"""The few-shot protocol: how well an algorithm does after 0, 1, 2 ... episodes in a task that it has never met."""
+"""The few-shot protocol: how well an algorithm does after 0, 1, 2 ... episodes in tasks that it has never met.
+
+One trial of K episodes in each of M tasks. With J the interquartile mean of the return over the tasks,
+
+    score after k episodes = (J_k - J_random) / (J_oracle - J_random)        headroom = (J_oracle - J_robust) / (J_oracle - J_random)
+
+where random is the mean over its episodes, and oracle and robust are taken in the last episode. J is taken over all tasks before
+dividing: a division task by task is unstable, because in an easy task the oracle may be no better than chance.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from metarl import meta_parameters, tasks
+from metarl.algorithm import Adapter
+from metarl.rollout import collect
+from metarl.statistics import Array, Estimate, interval, iqm
 from metarl.tasks.batched_env import BatchedEnv, Step
+from metarl.tasks.parameters import TaskBatch
 from metarl.tasks.task import Task
 
+REFERENCES = ("random", "robust", "oracle")
 
-class EpisodeEnds:
-    """Error and success at the end of each episode; given to `collect` as `on_step`.
+
+class Trace:
+    """Error after each decision and success at the end of each episode; given to `collect` as `on_step`.
 
     Attributes:
-        errors: K tensors (M, R) in the task's unit; empty where the task has no error.
-        successes: K tensors (M, R) bool.
+        error: (M, R, K, H) in the task's unit; an episode that has ended keeps its last error. None where the task has no error.
+        success: (M, R, K) bool.
     """
 
-    def __init__(self, env: BatchedEnv) -> None:
+    def __init__(self, env: BatchedEnv, episodes: int | None = None) -> None:
         self._env = env
-        self._has_error = type(env.task).error is not Task.error
-        self.errors: list[Tensor] = []
-        self.successes: list[Tensor] = []
+        shape = (env.num_tasks, env.num_robots, env.spec.episodes_per_trial if episodes is None else episodes)
+        has_error = type(env.task).error is not Task.error
+        self.error: Tensor | None = torch.zeros(*shape, env.spec.horizon) if has_error else None
+        self.success = torch.zeros(shape, dtype=torch.bool)
 
     def __call__(self, episode: int, step_index: int, step: Step) -> None:
         """After each decision; robots that have ended keep their last readings, so the last look sees the end of all."""
-        env = self._env
-        if env.all_ended:
-            shape = (env.num_tasks, env.num_robots)
-            self.successes.append(env.task.success(env.readings).reshape(shape))
-            if self._has_error:
-                self.errors.append(env.task.error(env.readings).reshape(shape))
+        task, readings = self._env.task, self._env.readings
+        robots = self.success.shape[:2]
+        if self.error is not None:
+            self.error[:, :, episode, step_index:] = task.error(readings).reshape(*robots, 1)
+        if self._env.all_ended:
+            self.success[:, :, episode] = task.success(readings).reshape(robots)
 
     def means(self) -> dict[str, float]:
-        """Mean over all robots, for the log."""
-        columns = {f"error_episode_{k}": e for k, e in enumerate(self.errors)}
-        columns |= {f"success_episode_{k}": s.to(torch.float32) for k, s in enumerate(self.successes)}
-        return {name: float(value.mean()) for name, value in columns.items()}
+        """Final error and success by episode, mean over all robots, for the log."""
+        final = {} if self.error is None else {f"error_episode_{k}": float(e) for k, e in enumerate(self.error[..., -1].mean((0, 1)))}
+        return final | {f"success_episode_{k}": float(s) for k, s in enumerate(self.success.float().mean((0, 1)))}
+
+
+class RandomAdapter:
+    """Uniform actions, whatever happens: what doing nothing in particular is worth."""
+
+    def __init__(self, env: BatchedEnv, seed: int) -> None:
+        self._shape = (env.num_tasks, env.num_robots, env.spec.action_size)
+        self._seed = seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin the sequence of actions anew."""
+        self._rng = torch.Generator().manual_seed(self._seed)
+
+    def act(self, obs: Tensor, explore: bool = True) -> Tensor:
+        """Actions (M, R, A), uniform on [-1, 1]."""
+        return 2 * torch.rand(self._shape, generator=self._rng) - 1
+
+    def observe(self, step: Step) -> None:
+        """Nothing is learnt."""
+
+    def adapt(self) -> None:
+        """Nothing is learnt."""
+
+
+# ---- results ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What S files of one algorithm did in the same M tasks; means over the copies of a task.
+
+    Attributes:
+        returns: (S, M, K).
+        rewards: (S, M, K, H), NaN after the end of an episode.
+        errors: (S, M, K, H) in the task's unit, or None.
+        successes: (S, M, K).
+    """
+
+    returns: Array
+    rewards: Array
+    errors: Array | None
+    successes: Array
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One algorithm, by number of adaptation episodes k = 0 ... K - 1.
+
+    Attributes:
+        files: that were pooled; empty for random actions.
+        returns, errors: interquartile means over tasks and files; errors at the end of each episode, empty where the task has none.
+        successes: means.
+        scores: see the module; empty without an oracle.
+        reward_by_step, error_by_step: (K, H, 3) mean over tasks, lower and upper end of its interval.
+        returns_by_task, errors_by_task: (S, M, K) the numbers behind it.
+    """
+
+    files: tuple[str, ...]
+    returns: list[Estimate]
+    errors: list[Estimate]
+    successes: list[Estimate]
+    scores: list[Estimate]
+    reward_by_step: Array
+    error_by_step: Array | None
+    returns_by_task: Array
+    errors_by_task: Array | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outcomes of algorithms and references in the same tasks.
+
+    Attributes:
+        task, split, simulator, num_tasks, num_robots, episodes, seed: what was asked.
+        error_unit: of the errors.
+        outcomes: by algorithm; "random" always, "robust" and "oracle" where files were given.
+        headroom: what adapting could be worth; None without robust or oracle.
+    """
+
+    task: str
+    split: str
+    simulator: str
+    num_tasks: int
+    num_robots: int
+    episodes: int
+    seed: int
+    error_unit: str
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    headroom: Estimate | None = None
+
+    def to_json(self) -> str:
+        """Everything, as JSON; an estimate is value, low, high."""
+        return json.dumps(_without_nan(asdict(self)), indent=1, allow_nan=False)
+
+
+# ---- the protocol -----------------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    files: Sequence[str | Path],
+    robust: Sequence[str | Path] = (),
+    oracle: Sequence[str | Path] = (),
+    split: str = "iid",
+    simulator: str = "",
+    num_tasks: int = 64,
+    num_robots: int = 1,
+    episodes: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    say: Callable[[str], None] = lambda text: None,
+) -> Evaluation:
+    """Run files and references in the same tasks, with the same start poses and goals.
+
+    Args:
+        files: meta-parameters, all of one task; files of the same algorithm are pooled as seeds.
+        robust: files of this reference.
+        oracle: files of this reference, without which there are no scores.
+        split: "train", "iid", "ood_near" or "ood_far".
+        simulator: "" takes the task's first.
+        num_tasks: M.
+        num_robots: R, copies of each task: one learner each, or, in gradient-based algorithms, more data for each inner step.
+        episodes: K; by default the task's.
+        seed: of tasks, start poses and random actions.
+        threads: of the simulator.
+        say: told what is being run.
+
+    Raises:
+        ValueError, FileNotFoundError: files that cannot be loaded, or are of different tasks.
+    """
+    groups = _groups([*files, *robust, *oracle])
+    task = tasks.make(_only_task(groups))
+    env = BatchedEnv(task, num_tasks, num_robots, simulator, threads, seed)
+    batch = task.sample(num_tasks, split, seed)
+    episodes = task.episodes_per_trial if episodes is None else episodes
+    try:
+        say("random actions")
+        trials = {"random": run_trials(env, batch, RandomAdapter(env, seed), episodes, True, seed)}
+        for name, paths in groups.items():
+            runs = []
+            for path in paths:
+                say(f"{name} from {path}")
+                algorithm = meta_parameters.load(path)
+                runs.append(run_trials(env, batch, algorithm.adapter(num_tasks, num_robots), episodes, algorithm.noise_to_adapt, seed))
+            trials[name] = pool(runs)
+    finally:
+        env.close()
+    outcomes = {name: _outcome(trials, name, tuple(str(p) for p in groups.get(name, ()))) for name in trials}
+    last = {name: reference(trials[name], name) for name in REFERENCES if name in trials}
+    room = headroom(last["robust"], last["random"], last["oracle"]) if len(last) == len(REFERENCES) else None
+    used, unit = simulator or task.simulators[0], getattr(task, "error_unit", "m")
+    return Evaluation(task.name, split, used, num_tasks, num_robots, episodes, seed, unit, outcomes, room)
+
+
+def pool(runs: Sequence[Trials]) -> Trials:
+    """Trials of several files of one algorithm, as seeds."""
+    errors = [r.errors for r in runs if r.errors is not None]
+    joined = {name: np.concatenate([getattr(r, name) for r in runs]) for name in ("returns", "rewards", "successes")}
+    return Trials(joined["returns"], joined["rewards"], np.concatenate(errors) if errors else None, joined["successes"])
+
+
+def run_trials(env: BatchedEnv, batch: TaskBatch, adapter: Adapter, episodes: int, explore: bool, seed: int) -> Trials:
+    """One trial in each task; S = 1."""
+    env.rng.manual_seed(seed)
+    env.set_tasks(batch)
+    trace = Trace(env, episodes)
+    rollout = collect(env, adapter, episodes, lambda episode: explore, trace)
+    rewards = torch.where(rollout.valid, rollout.reward, torch.nan)
+
+    def mean(x: Tensor) -> Array:
+        return np.asarray(x.double().nanmean(1).unsqueeze(0))
+
+    return Trials(mean(rollout.returns), mean(rewards), None if trace.error is None else mean(trace.error), mean(trace.success))
+
+
+# ---- from trials to figures -------------------------------------------------------------------------------------------------
+
+
+def scores(returns: Array, random: Array, oracle: Array) -> list[Estimate]:
+    """Scores (K) of returns (S, M, K), with what random actions (M,) and the oracle (M,) get in the same tasks."""
+    strata = [np.column_stack([of_file, random, oracle]) for of_file in returns]
+    return interval(_score, strata)
+
+
+def headroom(robust: Array, random: Array, oracle: Array) -> Estimate:
+    """How much better the oracle is than robust, in units of oracle against random; each (M,)."""
+    return interval(lambda x: 1 - _score(x), [np.column_stack([robust, random, oracle])])[0]
+
+
+def reference(trials: Trials, name: str) -> Array:
+    """(M,) what a reference gets in each task: random actions on average over the episodes, the others in the last one."""
+    by_episode = trials.returns.mean(0)
+    return np.asarray(by_episode.mean(-1) if name == "random" else by_episode[:, -1])
+
+
+def _score(x: Array) -> Array:
+    """(B, D) scores from (B, n, D + 2): D returns, those of random actions, those of the oracle."""
+    j = iqm(x, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # an oracle that is no better than chance gives no score, not a crash
+        return np.asarray((j[:, :-2] - j[:, -2:-1]) / (j[:, -1:] - j[:, -2:-1]))
+
+
+def _outcome(trials: dict[str, Trials], name: str, files: tuple[str, ...]) -> Outcome:
+    its = trials[name]
+    random = reference(trials["random"], "random")
+    scored = scores(its.returns, random, reference(trials["oracle"], "oracle")) if "oracle" in trials else []
+    errors = None if its.errors is None else its.errors[..., -1]
+    return Outcome(
+        files=files,
+        returns=interval(lambda x: iqm(x, 1), list(its.returns)),
+        errors=[] if errors is None else interval(lambda x: iqm(x, 1), list(errors)),
+        successes=interval(_mean, list(its.successes)),
+        scores=scored,
+        reward_by_step=_by_step(its.rewards),
+        error_by_step=None if its.errors is None else _by_step(its.errors),
+        returns_by_task=its.returns,
+        errors_by_task=errors,
+    )
+
+
+def _by_step(x: Array) -> Array:
+    """(K, H, 3) mean over tasks and its interval, from (S, M, K, H)."""
+    flat = x.reshape(*x.shape[:2], -1)
+    return np.array(interval(_mean, list(flat), num=500)).reshape(*x.shape[2:], 3)
+
+
+def _mean(x: Array) -> Array:
+    """(B, D) mean of (B, n, D) over what is not NaN; NaN where nothing is."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(x, 1) / (~np.isnan(x)).sum(1))
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------------
+
+
+def _groups(paths: Sequence[str | Path]) -> dict[str, dict[str | Path, meta_parameters.Metadata]]:
+    """Algorithm name -> its files, each once."""
+    groups: dict[str, dict[str | Path, meta_parameters.Metadata]] = {}
+    for path in paths:
+        about = meta_parameters.read(path)[0]
+        groups.setdefault(about.algorithm, {})[path] = about
+    return groups
+
+
+def _only_task(groups: dict[str, dict[str | Path, meta_parameters.Metadata]]) -> str:
+    tasks_of = {str(path): about.spec.task for paths in groups.values() for path, about in paths.items()}
+    if len(set(tasks_of.values())) != 1:
+        said = ", ".join(f"{path} is of {task}" for path, task in tasks_of.items()) or "none was given"
+        raise ValueError(f"expected meta-parameters of one task: {said}")
+    return next(iter(tasks_of.values()))
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with lists for arrays and None for NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_without_nan(v) for v in value]
+    if isinstance(value, float):
+        return float(value) if np.isfinite(value) else None
+    return value

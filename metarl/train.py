@@ -18,7 +18,7 @@ from rich.console import Console
 
 from metarl import algos, meta_parameters, tasks
 from metarl.algorithm import MetaRLAlgorithm
-from metarl.evaluate import EpisodeEnds
+from metarl.evaluate import Trace
 from metarl.log import TrainingLog
 from metarl.rollout import Rollout, collect
 from metarl.tasks.batched_env import BatchedEnv
@@ -99,13 +99,13 @@ def meta_train(
     with TrainingLog(run.out, f"{run.algorithm} on {run.task}", progress.iteration, config.iterations, console) as log, _interruptible():
         try:
             for iteration in range(progress.iteration, config.iterations):
-                began, ends = time.perf_counter(), EpisodeEnds(env)
+                began, trace = time.perf_counter(), Trace(env)
                 env.set_tasks(task.sample(num_tasks, "train", run.seed, start=iteration * num_tasks))
-                rollout = collect(env, algorithm.adapter(num_tasks, num_robots, training=True), on_step=ends)
+                rollout = collect(env, algorithm.adapter(num_tasks, num_robots, training=True), on_step=trace)
                 metrics = algorithm.meta_update(rollout)
                 _check_finite(metrics, iteration, run)
                 progress = Progress(iteration + 1, progress.env_steps + rollout.env_steps, progress.seconds + time.perf_counter() - began)
-                row = {"iteration": iteration, "env_steps": progress.env_steps, "seconds": progress.seconds, **_returns(rollout), **ends.means(), **metrics}
+                row = {"iteration": iteration, "env_steps": progress.env_steps, "seconds": progress.seconds, **_returns(rollout), **trace.means(), **metrics}
                 log.write(row)
                 complete = _snapshot(run, progress, algorithm, env)
                 if progress.iteration % checkpoint_every == 0 or progress.iteration == config.iterations:
