@@ -1,0 +1,56 @@
+# Everything runs in a virtual environment of its own, .venv, made once and brought up to date when pyproject.toml or constraints.txt change.
+#   make demo    a robot arm adapts to objects it has never met: in simulation, then over ROS 2
+#   make test    checks and tests, as the continuous integration runs them
+#   make check   format, lint and types alone
+#   make learn   the slow tests: does each algorithm learn?
+#   make bench   speed, printed and written to benchmarks/results.json
+# Another Python: make PYTHON=/usr/bin/python3.12 demo
+
+PYTHON ?= $(firstword $(foreach p,python3.11 python3 python3.12 python3.13,$(shell command -v $(p) >/dev/null 2>&1 && \
+	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(p))))
+VENV := .venv
+BIN := $(VENV)/bin
+# by a variable, so that it holds for the isolated build of the package as well
+INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --disable-pip-version-check
+
+.PHONY: demo test check learn bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.for-demo
+	$(BIN)/metarl demo
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.for-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+learn: $(VENV)/.for-test
+	$(BIN)/python -m pytest -m learn
+
+bench: $(VENV)/.for-demo
+	$(BIN)/metarl benchmark --json benchmarks/results.json
+
+$(VENV)/.for-demo: pyproject.toml setup.py constraints.txt | $(BIN)/pip
+	@echo "Installing metarl with its simulators and ROS 2 into $(VENV) (about two minutes)"
+	$(INSTALL) -e '.[sim,ros]'
+	@touch $@
+
+$(VENV)/.for-test: pyproject.toml setup.py constraints.txt | $(BIN)/pip
+	@echo "Installing metarl with its simulators, ROS 2 and the tools of its tests into $(VENV) (about two minutes)"
+	$(INSTALL) -e '.[sim,ros,dev]'
+	@touch $@ $(VENV)/.for-demo
+
+$(BIN)/pip:
+	@test -n "$(PYTHON)" || { echo "metarl needs Python 3.11, 3.12 or 3.13 (3.11 is the version with wheels of everything): none was found on PATH." \
+		"Debian, Ubuntu: sudo apt install python3.11 python3.11-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments, its module venv is not installed." \
+		"Debian, Ubuntu: sudo apt install python3-venv"; exit 1; }
+	@echo "Making a virtual environment of $(PYTHON) in $(VENV)"
+	@rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
