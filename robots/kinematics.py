@@ -74,9 +74,7 @@ def jacobian(spec: RobotSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
     return tool, torch.cat([torch.linalg.cross(axis, lever), axis], -1).transpose(-1, -2)
 
 
-def follow_line(
-    spec: RobotSpec, start_qpos: Tensor, points: Tensor, iterations: int = 2, damping: float = 1e-3, posture_gain: float = 0.1
-) -> Tensor:
+def follow_line(spec: RobotSpec, start_qpos: Tensor, points: Tensor, iterations: int = 2, damping: float = 1e-4, posture_gain: float = 0.1) -> Tensor:
     """Joint poses that bring the tool to each of W points in turn, pointing straight down (damped least squares).
 
     The seventh degree of freedom is used to stay near the home pose. The angle about the vertical is left free.
