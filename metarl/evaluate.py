@@ -209,7 +209,7 @@ def evaluate(
     outcomes = {name: _outcome(trials, name, tuple(str(p) for p in groups.get(name, ()))) for name in trials}
     last = {name: reference(trials[name], name) for name in REFERENCES if name in trials}
     room = headroom(last["robust"], last["random"], last["oracle"]) if len(last) == len(REFERENCES) else None
-    used, unit = simulator or task.simulators[0], getattr(task, "error_unit", "m")
+    used, unit = simulator or task.simulators[0], task.error_unit
     return Evaluation(task.name, split, used, num_tasks, num_robots, episodes, seed, unit, outcomes, room)
 
 

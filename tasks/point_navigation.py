@@ -30,6 +30,7 @@ class PointNavigation(Task):
     observed = {"pos": 2}
     action_names = ("x", "y")
     reward_range = (-15.0, 0.0)
+    error_unit = ""
     step_size = 0.1
 
     def start(self, values: Values, rng: torch.Generator) -> Readings:

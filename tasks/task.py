@@ -100,6 +100,7 @@ class Task(ABC):
     observed: ClassVar[Mapping[str, int]]  # parts of the observation and their sizes; by default readings of that name
     action_names: ClassVar[tuple[str, ...]]
     reward_range: ClassVar[tuple[float, float]]
+    error_unit: ClassVar[str] = "m"  # of `error`
     physics_dt: ClassVar[float] = 0.004  # s
     settle_time: ClassVar[float] = 0.0  # s, longest wait after a decision's motion, until `at_rest`
 
@@ -195,7 +196,7 @@ class Task(ABC):
         """(...) bool: what was asked is done, at these true readings."""
 
     def error(self, readings: Readings) -> Tensor:
-        """(...) how far from done, in the unit that a person would ask for (m, unless `error_unit` says otherwise)."""
+        """(...) how far from done, in `error_unit`."""
         raise NotImplementedError(f"{self.name} has no error in a unit")
 
     def at_rest(self, readings: Readings) -> Tensor:

@@ -1,0 +1,135 @@
+"""An evaluation as a table for the terminal and as a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from metarl.evaluate import REFERENCES, Evaluation, Outcome
+from metarl.meta_parameters import write_atomically
+from metarl.statistics import Array, Estimate
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; references are grey
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = {"random": "#999999", "robust": "#555555", "oracle": "#000000"}
+DASHES = {"random": ":", "robust": "--", "oracle": "-."}
+
+
+def ordered(evaluation: Evaluation) -> list[str]:
+    """Names of the algorithms, then of the references."""
+    names = list(evaluation.outcomes)
+    return [n for n in names if n not in REFERENCES] + [n for n in reversed(REFERENCES) if n in names]
+
+
+def unit_and_scale(unit: str) -> tuple[str, float]:
+    """Metres are shown as centimetres."""
+    return ("cm", 100.0) if unit == "m" else (unit, 1.0)
+
+
+def show(evaluation: Evaluation, console: Console) -> None:
+    """Print score (or return) and error by number of adaptation episodes, with 95 % intervals."""
+    e = evaluation
+    robots = f" × {e.num_robots} robots" if e.num_robots > 1 else ""
+    console.print(f"[bold]{e.task}[/bold]: {e.num_tasks} tasks{robots} of split {e.split} in {e.simulator}; interquartile means, 95 % intervals", highlight=False)
+    if e.headroom:
+        console.print(f"headroom {e.headroom}: what knowing the task is worth, (oracle - robust) / (oracle - random)", highlight=False)
+    if any(o.scores for o in e.outcomes.values()):
+        console.print(_table("score (0: random actions, 1: the oracle's last episode)", {n: e.outcomes[n].scores for n in ordered(e)}, 1.0))
+    else:
+        console.print(_table("return", {n: e.outcomes[n].returns for n in ordered(e)}, 1.0))
+    unit, scale = unit_and_scale(e.error_unit)
+    if any(o.errors for o in e.outcomes.values()):
+        console.print(_table(f"error at the end of an episode{f' [{unit}]' if unit else ''}", {n: e.outcomes[n].errors for n in ordered(e)}, scale))
+
+
+def _table(what: str, rows: dict[str, list[Estimate]], scale: float) -> Table:
+    table = Table()
+    table.add_column(f"{what}\nafter … episodes of adaptation:")
+    for k in range(max(len(r) for r in rows.values())):
+        table.add_column(str(k), justify="right", vertical="bottom", no_wrap=True)
+    for name, estimates in rows.items():
+        cells = [f"{_short(v)} [dim]{_short(low)} … {_short(high)}[/dim]" for v, low, high in np.array(estimates) * scale]
+        table.add_row(name, *cells)
+    return table
+
+
+def _short(number: float) -> str:
+    return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
+
+
+def plot(evaluation: Evaluation, path: str | Path) -> None:
+    """Draw score and error by number of adaptation episodes and, where an episode has several decisions, by step.
+
+    Raises:
+        OSError: the folder of `path` cannot be written.
+    """
+    panels = [_draw_score]
+    if any(o.errors for o in evaluation.outcomes.values()):
+        panels.append(_draw_error)
+    if next(iter(evaluation.outcomes.values())).reward_by_step.shape[1] > 1:
+        panels.append(_draw_steps)
+    figure = Figure(figsize=(4.6 * len(panels), 4.0), layout="constrained")
+    for draw, axes in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        draw(evaluation, axes)
+    figure.suptitle(f"{evaluation.task}, {evaluation.num_tasks} tasks of split {evaluation.split}, {evaluation.simulator}")
+    figure.axes[0].legend(frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomically(Path(path), picture.getvalue())
+
+
+def _draw_score(evaluation: Evaluation, axes: Axes) -> None:
+    scored = any(o.scores for o in evaluation.outcomes.values())
+    _draw_curves(axes, evaluation, {n: o.scores if scored else o.returns for n, o in evaluation.outcomes.items()}, 1.0)
+    axes.set_ylabel("score (random 0, oracle 1)" if scored else "return")
+
+
+def _draw_error(evaluation: Evaluation, axes: Axes) -> None:
+    unit, scale = unit_and_scale(evaluation.error_unit)
+    _draw_curves(axes, evaluation, {n: o.errors for n, o in evaluation.outcomes.items()}, scale)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(f"error at the end of the episode {f'[{unit}]' if unit else ''}")
+
+
+def _draw_curves(axes: Axes, evaluation: Evaluation, curves: dict[str, list[Estimate]], scale: float) -> None:
+    colours = iter(COLOURS)
+    for name in ordered(evaluation):
+        value, low, high = np.array(curves[name]).T * scale
+        episodes = np.arange(len(value))
+        if name in REFERENCES:
+            axes.plot(episodes, value, DASHES[name], color=GREY[name], label=name)
+        else:
+            colour = next(colours)
+            axes.plot(episodes, value, "o-", color=colour, label=name)
+            axes.fill_between(episodes, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.set_xticks(range(evaluation.episodes))
+    axes.set_xlabel("episodes of adaptation")
+
+
+def _draw_steps(evaluation: Evaluation, axes: Axes) -> None:
+    """One line an episode of the first algorithm: error by step, or reward where the task has no error."""
+    name = ordered(evaluation)[0]
+    outcome = evaluation.outcomes[name]
+    unit, scale = unit_and_scale(evaluation.error_unit)
+    curves, label = _steps(outcome, unit, scale)
+    for k, (curve, colour) in enumerate(zip(curves, COLOURS * len(curves), strict=False)):
+        steps = np.arange(1, len(curve) + 1)
+        axes.plot(steps, curve[:, 0], color=colour, label=f"episode {k + 1}")
+        axes.fill_between(steps, curve[:, 1], curve[:, 2], color=colour, alpha=0.2, linewidth=0)
+    axes.set_xlabel(f"decision within an episode of {name}")
+    axes.set_ylabel(label)
+    axes.legend(frameon=False)
+
+
+def _steps(outcome: Outcome, unit: str, scale: float) -> tuple[Sequence[Array], str]:
+    if outcome.error_by_step is None:
+        return list(outcome.reward_by_step), "reward"
+    return list(outcome.error_by_step * scale), f"error {f'[{unit}]' if unit else ''}"
