@@ -16,16 +16,18 @@ from metarl.tasks.task import EnvSpec
 
 
 class Adapter(Protocol):
-    """What M x R learners have understood of their tasks so far. Always used like this, in training, evaluation and on the robot:
+    """What M x R learners have understood of their tasks so far.
 
-        adapter.reset()                              # new tasks: back to the meta-learned prior
-        for episode in range(K):
-            obs = env.reset()
-            for _ in range(H):
-                step = env.step(adapter.act(obs))    # bounded time
-                adapter.observe(step)                # bounded time
-                obs = step.next_obs
-            adapter.adapt()                          # may be slow: the robots are at rest
+    Always used like this, in training, evaluation and on the robot:
+
+    adapter.reset()                              # new tasks: back to the meta-learned prior
+    for episode in range(K):
+        obs = env.reset()
+        for _ in range(H):
+            step = env.step(adapter.act(obs))    # bounded time
+            adapter.observe(step)                # bounded time
+            obs = step.next_obs
+        adapter.adapt()                          # may be slow: the robots are at rest
     """
 
     def reset(self) -> None:

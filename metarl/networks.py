@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 def mlp(sizes: Sequence[int], last_gain: float = 1.0) -> nn.Sequential:
     """Linear layers with tanh between them, orthogonal weights; the last layer's weights are scaled by `last_gain`."""
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         linear = nn.Linear(fan_in, fan_out)
         last = i == len(sizes) - 2
         nn.init.orthogonal_(linear.weight, last_gain if last else math.sqrt(2))
@@ -53,11 +54,11 @@ class Normalizer(nn.Module):
         count = weight.sum()
         mean = (x * weight).sum(tuple(range(x.ndim - 1))) / count.clamp(min=1)
         var = ((x - mean) ** 2 * weight).sum(tuple(range(x.ndim - 1))) / count.clamp(min=1)
-        total = (self.count + count).clamp(min=1)
+        part = count / (self.count + count).clamp(min=1)  # of all samples; nothing changes where none is new
         delta = mean - self.mean
-        self.var.copy_((self.var * self.count + var * count + delta**2 * self.count * count / total) / total)
-        self.mean.add_(delta * count / total)
-        self.count.copy_(total)
+        self.var.copy_(self.var * (1 - part) + var * part + delta**2 * part * (1 - part))
+        self.mean.add_(delta * part)
+        self.count.add_(count)
 
 
 class GaussianPolicy(nn.Module):

@@ -50,7 +50,9 @@ class ArmReach(Task):
     episodes_per_trial = 3
     decision_dt = 0.02
     observed = {"qpos": 7, "qvel": 7, "tool_pos": 3, "target_pos": 3, "target_from_tool": 3, "last_action": 7}
-    action_names = tuple(f"{j}_velocity" for j in ("panda_joint1", "panda_joint2", "panda_joint3", "panda_joint4", "panda_joint5", "panda_joint6", "panda_joint7"))
+    action_names = tuple(
+        f"{j}_velocity" for j in ("panda_joint1", "panda_joint2", "panda_joint3", "panda_joint4", "panda_joint5", "panda_joint6", "panda_joint7")
+    )
     reward_range = (0.0, 1.0)
 
     def build(self) -> mujoco.MjSpec:

@@ -75,12 +75,18 @@ class ArmSlide(Task):
         thing = spec.worldbody.add_body(name="object", pos=[*OBJECT, 0.027])
         thing.add_freejoint(name="object")
         thing.simple = 0  # its centre of mass moves away from its frame
-        geom = thing.add_geom(name="object", type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.027, 0.027, 0.027], mass=0.2, contype=0, conaffinity=3, rgba=[0.75, 0.2, 0.2, 1])
+        geom = thing.add_geom(
+            name="object", type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.027, 0.027, 0.027], mass=0.2, contype=0, conaffinity=3, rgba=[0.75, 0.2, 0.2, 1]
+        )
         # the object's friction rules its contacts (priority), else the larger of the pair would; stiff contact, no bounce
         geom.priority, geom.friction, geom.solref, geom.condim = 1, [0.15, 0.0, 0.0], [0.008, 1.0], 3
         target = spec.worldbody.add_body(name="target", mocap=True, pos=[OBJECT[0], OBJECT[1] + 0.5, 0])
         target.add_geom(type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.05, 0.001, 0], contype=0, conaffinity=0, rgba=[0.1, 0.7, 0.2, 0.6])
-        for name, kind in (("object_pos", mujoco.mjtSensor.mjSENS_FRAMEPOS), ("object_quat", mujoco.mjtSensor.mjSENS_FRAMEQUAT), ("object_linvel", mujoco.mjtSensor.mjSENS_FRAMELINVEL)):
+        for name, kind in (
+            ("object_pos", mujoco.mjtSensor.mjSENS_FRAMEPOS),
+            ("object_quat", mujoco.mjtSensor.mjSENS_FRAMEQUAT),
+            ("object_linvel", mujoco.mjtSensor.mjSENS_FRAMELINVEL),
+        ):
             spec.add_sensor(name=name, type=kind, objtype=mujoco.mjtObj.mjOBJ_XBODY, objname="object")
         spec.worldbody.add_light(pos=[0.5, 0.3, 2.5])
         spec.worldbody.add_camera(name="side", pos=[1.75, 0.1, 0.95], xyaxes=[0.2, 0.98, 0, -0.55, 0.11, 0.83])

@@ -71,6 +71,13 @@ class BatchedEnv:
         self.tasks: TaskBatch | None = None
         self.elapsed = -1  # decisions since the last reset; -1: reset must come first
 
+    # between reset and reset; N rows
+    readings: Readings  # true
+    sensed: Readings
+    obs: Tensor  # (N, O)
+    active: Tensor  # (N,) bool: the episode is still running
+    commands: list[Tensor]  # (N, J) each, latest first, as far back as the longest delay
+
     @property
     def num_sims(self) -> int:
         """N = M * R."""
@@ -100,7 +107,7 @@ class BatchedEnv:
         start = self.task.start(self.values, self.rng)
         self.goals = self.task.goals(self.values, self.rng)
         if "qpos" in start:
-            self.commands = [start["qpos"]]  # latest first, as far back as the longest delay
+            self.commands = [start["qpos"]]
         measured = self.simulator.reset(start, self.goals)
         last_action = torch.zeros(self.num_sims, self.spec.action_size)
         self.active = torch.ones(self.num_sims, dtype=torch.bool)

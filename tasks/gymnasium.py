@@ -46,6 +46,8 @@ class MetaEnv(gymnasium.Env[Floats, Floats]):
         render_mode: "rgb_array" or None.
     """
 
+    metadata = {"render_modes": ["rgb_array"]}  # of an instance: those that its task can do
+
     def __init__(self, task: str, split: str = "train", index: int = 0, task_seed: int = 0, simulator: str = "", render_mode: str | None = None) -> None:
         self.batched = BatchedEnv(task_files.make(task), 1, simulator=simulator, num_threads=1)
         self.metadata = _metadata(self.batched.task)
@@ -171,8 +173,8 @@ class MetaVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
         for part, rows in zip(self.parts, np.split(np.arange(self.num_envs), len(self.parts)), strict=True):
             if part.all_ended:
                 obs[rows] = _joined([part.reset()])
-        info = {**self._info(np.ones(self.num_envs, bool)), "success": success & ~ended, "_success": ~ended, **final}
-        return obs, reward, terminated, truncated, info
+        going_on = {} if ended.all() else {"success": success & ~ended, "_success": ~ended}
+        return obs, reward, terminated, truncated, {**self._info(np.ones(self.num_envs, bool)), **going_on, **final}
 
     def render(self) -> tuple[Any, ...] | None:
         """Pictures, one of each sub-environment, or None without a render mode."""

@@ -35,7 +35,7 @@ from metarl.tasks.task import EnvSpec
 
 
 @dataclass(frozen=True)
-class Config:
+class RL2Config:
     """Settings of RL² and of its two relatives, robust and oracle."""
 
     num_tasks: int = 256
@@ -86,7 +86,7 @@ class Batch(NamedTuple):
 class Network(nn.Module):
     """Memory, policy and value function."""
 
-    def __init__(self, obs_size: int, action_size: int, num_params: int, privileged: bool, config: Config) -> None:
+    def __init__(self, obs_size: int, action_size: int, num_params: int, privileged: bool, config: RL2Config) -> None:
         super().__init__()
         self.privileged = privileged
         seen = obs_size + (num_params if privileged else 0)
@@ -156,10 +156,11 @@ class PrivilegedAdapter(RecurrentAdapter):
 class RL2(MetaRLAlgorithm):
     """See the module's docstring."""
 
-    Config = Config
+    Config = RL2Config
+    config: RL2Config
     remembers: ClassVar[bool] = True  # False: the memory stays empty and the return is that of an episode, see robust.py
 
-    def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: Config, seed: int = 0) -> None:
+    def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: RL2Config, seed: int = 0) -> None:
         super().__init__(spec, params, config, seed)
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng():
@@ -248,8 +249,9 @@ class RL2(MetaRLAlgorithm):
         return policy_loss + 0.5 * value_loss - self.config.entropy_bonus * entropy, logs
 
     def _optimise(self, batch: Batch, old_log_prob: Tensor, advantage: Tensor, target: Tensor) -> dict[str, float]:
-        cfg, logs = self.config, {}
-        for epoch in range(cfg.epochs):
+        cfg, logs, epochs = self.config, dict[str, Tensor](), 0
+        while epochs < cfg.epochs:
+            epochs += 1
             rows = torch.randperm(len(batch.obs), generator=self.generator).to(self.device)
             kls = []
             for part in rows.chunk(cfg.minibatches):
@@ -262,7 +264,7 @@ class RL2(MetaRLAlgorithm):
             if sum(kls) / len(kls) > cfg.max_kl:
                 break
         std = float(self.network.policy.log_std.detach().exp().mean())
-        return {name: float(x.detach()) for name, x in logs.items()} | {"epochs": epoch + 1, "action_std": std}
+        return {name: float(x.detach()) for name, x in logs.items()} | {"epochs": epochs, "action_std": std}
 
     def _schedule(self) -> None:
         progress = min(self.iteration / max(self.config.iterations, 1), 1.0)
