@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ class PointNavigation(Task):
     """Goal uniform on [-0.5, 0.5]², start at the origin, steps of at most 0.1, done when both coordinates are within 0.01, 100 steps."""
 
     name = "point_navigation"
-    params = (
+    params: ClassVar[tuple[Param, ...]] = (
         Param("goal_x", "", "the goal lies at x = {:.2f}", nominal=0.3, train=(-0.5, 0.5), ood_near=((-0.6, -0.5), (0.5, 0.6)), ood_far=((-1.0, -0.6), (0.6, 1.0))),
         Param("goal_y", "", "y = {:.2f}", nominal=0.3, train=(-0.5, 0.5), ood_near=((-0.6, -0.5), (0.5, 0.6)), ood_far=((-1.0, -0.6), (0.6, 1.0))),
     )  # fmt: skip

@@ -75,7 +75,8 @@ class EnvSpec:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> EnvSpec:
         """The EnvSpec that `to_dict` wrote, also after JSON turned its tuples into lists."""
-        return EnvSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return EnvSpec(**plain)
 
     def differences(self, other: EnvSpec) -> list[str]:
         """One line for each field in which `self` (found) differs from `other` (expected)."""
