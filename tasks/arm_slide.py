@@ -53,7 +53,7 @@ class ArmSlide(Task):
         Param("camera_yaw", "rad", "the camera is turned by {:+.3f} rad", nominal=0.0, train=(-0.15, 0.15), ood_near=((-0.19, -0.15), (0.15, 0.19)), ood_far=((-0.25, -0.19), (0.19, 0.25))),
         Param("camera_x", "m", "shifted by x {:+.3f} m", nominal=0.0, train=(-0.008, 0.008), ood_near=((-0.01, -0.008), (0.008, 0.01)), ood_far=((-0.014, -0.01), (0.01, 0.014))),
         Param("camera_y", "m", "y {:+.3f} m", nominal=0.0, train=(-0.008, 0.008), ood_near=((-0.01, -0.008), (0.008, 0.01)), ood_far=((-0.014, -0.01), (0.01, 0.014))),
-        Param("target_distance", "m", "the target lies {:.2f} m away", nominal=0.5, train=(0.55, 0.70), hidden=False),
+        Param("target_distance", "m", "the target lies {:.2f} m away", nominal=0.6, train=(0.55, 0.70), hidden=False),
         Param("target_angle", "rad", "at {:+.2f} rad", nominal=0.0, train=(-0.25, 0.25), hidden=False),
     )  # fmt: skip
     horizon = 1

@@ -1,0 +1,208 @@
+"""One scene in one Bullet physics client. Quaternions are xyzw within this file, and nowhere else."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pybullet as bullet
+from numpy.typing import NDArray
+
+from metarl.tasks.simulators.bullet_scene import Link, Scene, Sensor
+from metarl.tasks.simulators.urdf import Array
+
+Quat = tuple[float, float, float, float]
+
+_FLAGS = bullet.URDF_USE_INERTIA_FROM_FILE | bullet.URDF_USE_IMPLICIT_CYLINDER | bullet.URDF_USE_SELF_COLLISION | bullet.URDF_USE_SELF_COLLISION_INCLUDE_PARENT
+_BASE = -1  # Bullet's number for the root link
+_SOLVER_ITERATIONS = 50
+_NEAR, _FAR = 0.01, 20.0  # m, what a camera sees
+
+
+class World:
+    """A physics client and the scene in it."""
+
+    def __init__(self) -> None:
+        self._client = connect()
+
+    def load(self, scene: Scene) -> None:
+        """Forget the last scene and make this one."""
+        client = self._client
+        bullet.resetSimulation(physicsClientId=client)
+        bullet.setGravity(*scene.gravity, physicsClientId=client)
+        bullet.setPhysicsEngineParameter(
+            fixedTimeStep=scene.timestep, numSolverIterations=_SOLVER_ITERATIONS, deterministicOverlappingPairs=1, enableFileCaching=0, physicsClientId=client
+        )
+        self._bodies = [load_document(client, tree.document, tree.fixed) for tree in scene.trees]
+        self._links = [_link_numbers(client, body) for body in self._bodies]
+        self._joints = [_joint_numbers(client, body) for body in self._bodies]
+        self._movable = [[self._joints[t][name] for name in tree.joints.names] if tree.joints else [] for t, tree in enumerate(scene.trees)]
+        self._com = [bullet.getDynamicsInfo(body, _BASE, physicsClientId=client)[3:5] for body in self._bodies]
+        for t, tree in enumerate(scene.trees):
+            self._place(t, tree.pose)
+            self._quieten(self._bodies[t])
+            if tree.joints:  # Bullet's own motors: off, but for dry friction, which is a motor that wants to stand still
+                bullet.setJointMotorControlArray(
+                    self._bodies[t], self._movable[t], bullet.VELOCITY_CONTROL, forces=tree.joints.frictionloss.tolist(), physicsClientId=client
+                )
+        self._let_touch(scene)
+        self._sensors, self._camera = scene.sensors, scene.camera
+        self._fresh = bullet.saveState(physicsClientId=client)
+
+    def _quieten(self, body: int) -> None:
+        """No damping of Bullet's own. One property a call: Bullet drops some when several are given."""
+        for link in range(_BASE, bullet.getNumJoints(body, physicsClientId=self._client)):
+            bullet.changeDynamics(body, link, linearDamping=0.0, physicsClientId=self._client)
+            bullet.changeDynamics(body, link, angularDamping=0.0, physicsClientId=self._client)
+            bullet.changeDynamics(body, link, jointDamping=0.0, physicsClientId=self._client)
+
+    def _let_touch(self, scene: Scene) -> None:
+        """Those pairs of links collide that the scene names, with the friction it gives, and no others."""
+        touching = {frozenset(pair) for pair in scene.touching}
+        links = [(t, name) for t, numbers in enumerate(self._links) for name in numbers]
+        for one, other in combinations(links, 2):
+            allowed = int(frozenset((one, other)) in touching)
+            bullet.setCollisionFilterPair(
+                self._bodies[one[0]], self._bodies[other[0]], self._number(one), self._number(other), allowed, physicsClientId=self._client
+            )
+        for link, friction in scene.friction.items():
+            bullet.changeDynamics(self._bodies[link[0]], self._number(link), lateralFriction=friction, physicsClientId=self._client)
+
+    def reset(self, qpos: Mapping[int, Array], poses: Mapping[int, Array]) -> None:
+        """Everything at rest where it is told, or as it was loaded; nothing is left of the contacts before.
+
+        Args:
+            qpos: number of a tree -> (J,) positions of its joints.
+            poses: number of a tree -> (3,) position or (7,) position and quaternion wxyz of its root's frame.
+        """
+        bullet.restoreState(self._fresh, physicsClientId=self._client)
+        for tree, values in qpos.items():
+            for joint, value in zip(self._movable[tree], values.tolist(), strict=True):
+                bullet.resetJointState(self._bodies[tree], joint, value, 0.0, physicsClientId=self._client)
+        for tree, pose in poses.items():
+            self._place(tree, pose)
+
+    def _place(self, tree: int, pose: Array) -> None:
+        quat = _xyzw(pose[3:]) if len(pose) == 7 else (0.0, 0.0, 0.0, 1.0)
+        com_pose = bullet.multiplyTransforms(pose[:3].tolist(), quat, *self._com[tree])
+        bullet.resetBasePositionAndOrientation(self._bodies[tree], *com_pose, physicsClientId=self._client)
+
+    def joint_states(self, tree: int) -> list[tuple[float, float]]:
+        """Position and velocity of the tree's joints."""
+        return [state[:2] for state in bullet.getJointStates(self._bodies[tree], self._movable[tree], physicsClientId=self._client)]
+
+    def dynamics(self, tree: int, qpos: list[float], qvel: list[float]) -> tuple[Any, Any]:
+        """Mass matrix, and the bias force: gravity, Coriolis and centrifugal."""
+        body, zero = self._bodies[tree], [0.0] * len(qpos)
+        mass = bullet.calculateMassMatrix(body, qpos, physicsClientId=self._client)
+        return mass, bullet.calculateInverseDynamics(body, qpos, qvel, zero, physicsClientId=self._client)
+
+    def push(self, tree: int, efforts: list[float]) -> None:
+        """Efforts on the tree's joints during the next step."""
+        bullet.setJointMotorControlArray(self._bodies[tree], self._movable[tree], bullet.TORQUE_CONTROL, forces=efforts, physicsClientId=self._client)
+
+    def step(self) -> None:
+        """One step of physics."""
+        bullet.stepSimulation(physicsClientId=self._client)
+
+    def read(self) -> list[float]:
+        """Readings of all sensors, one after another."""
+        states: dict[Link, Any] = {}
+        values: list[float] = []
+        for sensor in self._sensors:
+            target = sensor.tree, sensor.target
+            if target not in states:
+                states[target] = self._joint_state(*target) if sensor.of_joint else self._link_state(*target)
+            values.extend(_measure(sensor, states[target]))
+        return values
+
+    def _joint_state(self, tree: int, name: str) -> Any:
+        return bullet.getJointState(self._bodies[tree], self._joints[tree][name], physicsClientId=self._client)
+
+    def _link_state(self, tree: int, name: str) -> tuple[Any, Any, Any, Any, Any]:
+        """Of a link: position and quaternion of its frame, position and velocity of its centre of mass, angular velocity."""
+        body, link = self._bodies[tree], self._links[tree][name]
+        if link == _BASE:
+            com, com_quat = bullet.getBasePositionAndOrientation(body, physicsClientId=self._client)
+            pos, quat = bullet.multiplyTransforms(com, com_quat, *bullet.invertTransform(*self._com[tree]))
+            return (pos, quat, com, *bullet.getBaseVelocity(body, physicsClientId=self._client))
+        state = bullet.getLinkState(body, link, computeLinkVelocity=1, computeForwardKinematics=1, physicsClientId=self._client)
+        return state[4], state[5], state[0], state[6], state[7]
+
+    def _number(self, link: Link) -> int:
+        return self._links[link[0]][link[1]]
+
+    def frictions(self) -> dict[Link, float]:
+        """The friction that Bullet says each link has."""
+        links = [(t, name) for t, numbers in enumerate(self._links) for name in numbers]
+        return {link: bullet.getDynamicsInfo(self._bodies[link[0]], self._number(link), physicsClientId=self._client)[1] for link in links}
+
+    def render(self, width: int, height: int) -> NDArray[np.uint8]:
+        """(height, width, 3) picture by the scene's camera, or from the side."""
+        if self._camera is None:
+            fovy, view = 45.0, bullet.computeViewMatrixFromYawPitchRoll([0.4, 0.0, 0.3], 2.0, 60.0, -25.0, 0.0, 2)
+        else:
+            eye, axes, fovy = self._camera.pos, self._camera.rotation, self._camera.fovy
+            view = bullet.computeViewMatrix(eye.tolist(), (eye - axes[:, 2]).tolist(), axes[:, 1].tolist())
+        lens = bullet.computeProjectionMatrixFOV(fovy, width / height, _NEAR, _FAR)
+        picture = bullet.getCameraImage(width, height, view, lens, renderer=bullet.ER_TINY_RENDERER, physicsClientId=self._client)
+        return np.asarray(picture[2], dtype=np.uint8).reshape(height, width, 4)[..., :3].copy()
+
+    def close(self) -> None:
+        """Free the client."""
+        bullet.disconnect(physicsClientId=self._client)
+
+
+def connect() -> int:
+    """A new physics client.
+
+    Raises:
+        RuntimeError: Bullet has none left.
+    """
+    client: int = bullet.connect(bullet.DIRECT)
+    if client < 0:
+        raise RuntimeError("PyBullet has no physics client left (it has 1024 a process): use more processes or fewer simulations")
+    return client
+
+
+def load_document(client: int, document: str, fixed: bool) -> int:
+    """Number of the body made from a URDF document; Bullet reads documents from files only."""
+    with tempfile.TemporaryDirectory(prefix="metarl_") as folder:
+        path = Path(folder) / "body.urdf"
+        path.write_text(document)
+        body: int = bullet.loadURDF(str(path), useFixedBase=fixed, flags=_FLAGS, physicsClientId=client)
+    return body
+
+
+def _joint_numbers(client: int, body: int) -> dict[str, int]:
+    infos = [bullet.getJointInfo(body, j, physicsClientId=client) for j in range(bullet.getNumJoints(body, physicsClientId=client))]
+    return {info[1].decode(): info[0] for info in infos}
+
+
+def _link_numbers(client: int, body: int) -> dict[str, int]:
+    infos = [bullet.getJointInfo(body, j, physicsClientId=client) for j in range(bullet.getNumJoints(body, physicsClientId=client))]
+    return {bullet.getBodyInfo(body, physicsClientId=client)[0].decode(): _BASE, **{info[12].decode(): info[0] for info in infos}}
+
+
+def _measure(sensor: Sensor, state: Any) -> list[float]:
+    if sensor.of_joint:
+        return [state[0 if sensor.quantity == "qpos" else 1]]
+    pos, quat, com, linear, angular = state
+    place, turned = bullet.multiplyTransforms(pos, quat, sensor.pose[:3].tolist(), _xyzw(sensor.pose[3:]))
+    if sensor.quantity == "pos":
+        return list(place)
+    if sensor.quantity == "quat":
+        return [turned[3], *turned[:3]]
+    if sensor.quantity == "angvel":
+        return list(angular)
+    velocity = np.array(linear) + np.cross(angular, np.subtract(place, com))  # Bullet's is that of the centre of mass
+    return [float(v) for v in velocity]
+
+
+def _xyzw(quat_wxyz: Array) -> Quat:
+    w, x, y, z = quat_wxyz.tolist()
+    return x, y, z, w

@@ -1,0 +1,240 @@
+"""Many Bullet worlds, stepped together: here, or by another process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import pybullet as bullet
+from numpy.typing import NDArray
+
+from metarl.tasks.simulators.bullet_scene import Joints, Link, Scene
+from metarl.tasks.simulators.bullet_world import World, connect, load_document
+from metarl.tasks.simulators.urdf import Array
+
+
+class Worlds:
+    """n worlds whose scenes have the same structure, stepped one after another, with the forces of all computed at once."""
+
+    def __init__(self) -> None:
+        self._worlds: list[World] = []
+        self._bench = _Bench()
+
+    def load(self, scenes: Sequence[Scene]) -> None:
+        """Make the worlds anew."""
+        while len(self._worlds) < len(scenes):
+            self._worlds.append(World())
+        for world, scene in zip(self._worlds, scenes, strict=True):
+            world.load(scene)
+        self._ctrl = np.zeros((len(scenes), scenes[0].num_ctrl))
+        self._forces: dict[int, JointForces] = {}
+        self._compensated: dict[int, list[tuple[int, int]]] = {}
+        self._bench.close()
+        for t in range(len(scenes[0].trees)):
+            joints = [joints for scene in scenes if (joints := scene.trees[t].joints) is not None]
+            if joints:
+                self._forces[t] = JointForces(joints, scenes[0].timestep)
+                self._compensated[t] = [self._bench.load(j.compensated, s.gravity) for j, s in zip(joints, scenes, strict=True)]
+
+    def reset(self, qpos: Mapping[int, Array], poses: Mapping[int, Array], ctrl: Array) -> None:
+        """Everything at rest where it is told, or as it was loaded.
+
+        Args:
+            qpos: number of a tree -> (n, J) positions of its joints.
+            poses: number of a tree -> (n, 3) positions or (n, 7) positions and quaternions wxyz of its root's frame.
+            ctrl: (n, C) commands of the actuators.
+        """
+        for i, world in enumerate(self._worlds):
+            world.reset({t: q[i] for t, q in qpos.items()}, {t: p[i] for t, p in poses.items()})
+        self._ctrl[:] = ctrl
+
+    def advance(self, ctrl: Array | None, substeps: int, active: NDArray[np.bool_] | None) -> None:
+        """Run `substeps` in the worlds of the mask, with commands (n, C) or the last ones."""
+        if ctrl is not None:
+            self._ctrl[:] = ctrl
+        chosen = np.arange(len(self._worlds)) if active is None else np.flatnonzero(active)
+        for _ in range(substeps if len(chosen) else 0):
+            for tree in self._forces:
+                self._push(tree, chosen)
+            for i in chosen:
+                self._worlds[i].step()
+
+    def _push(self, tree: int, chosen: NDArray[np.int_]) -> None:
+        worlds, bodies = [self._worlds[i] for i in chosen], [self._compensated[tree][i] for i in chosen]
+        states = np.array([world.joint_states(tree) for world in worlds])
+        qpos, qvel = states[..., 0], states[..., 1]
+        positions = qpos.tolist()
+        known = [world.dynamics(tree, q, v) for world, q, v in zip(worlds, positions, qvel.tolist(), strict=True)]
+        mass, bias = np.array([k[0] for k in known]), np.array([k[1] for k in known])
+        weight = np.array([self._bench.weight(body, q) for body, q in zip(bodies, positions, strict=True)])
+        efforts = self._forces[tree].efforts(chosen, qpos, qvel, self._ctrl[chosen], mass, bias, weight)
+        for world, effort in zip(worlds, efforts.tolist(), strict=True):
+            world.push(tree, effort)
+
+    def read(self) -> Array:
+        """(n, S) readings of all sensors, one after another."""
+        return np.array([world.read() for world in self._worlds])
+
+    def render(self, world: int, width: int, height: int) -> NDArray[np.uint8]:
+        """(height, width, 3) picture of one world."""
+        return self._worlds[world].render(width, height)
+
+    def frictions(self) -> list[dict[Link, float]]:
+        """Of each world, the friction that Bullet says each link has."""
+        return [world.frictions() for world in self._worlds]
+
+    def close(self) -> None:
+        """Free all clients."""
+        for world in self._worlds:
+            world.close()
+        self._worlds = []
+        self._bench.close()
+
+
+class JointForces:
+    """What actuators, springs, damping and weight compensation of n worlds do to the joints of one tree.
+
+    MuJoCo's implicitfast integrator makes its step with (M + dt D) a = f, f being all force and D the damping, that of the actuators
+    included; Bullet makes M a = f. Bullet is therefore given f - dt D a with the a of the former: the same step, and as stable.
+    """
+
+    def __init__(self, joints: Sequence[Joints], timestep: float) -> None:
+        self._timestep = timestep
+        self._joint, self._ctrl = joints[0].actuator_joint, joints[0].actuator_ctrl
+        fields = ("damping", "stiffness", "spring", "gain", "gear", "bias", "ctrl_range", "force_range")
+        self._tables = {name: np.stack([getattr(j, name) for j in joints]) for name in fields}
+        self._tables["implicit"] = self._tables["damping"].copy()
+        of_actuators = -self._tables["bias"][..., 2] * self._tables["gear"] ** 2
+        np.add.at(self._tables["implicit"], (slice(None), self._joint), of_actuators)
+
+    def efforts(self, chosen: NDArray[np.int_], qpos: Array, qvel: Array, ctrl: Array, mass: Array, bias: Array, weight: Array) -> Array:
+        """Efforts to give to Bullet.
+
+        Args:
+            chosen: numbers of m of the worlds.
+            qpos, qvel: (m, J) state of the joints.
+            ctrl: (m, C) commands of the actuators.
+            mass: (m, J, J) mass matrix.
+            bias: (m, J) gravity, Coriolis and centrifugal force.
+            weight: (m, J) efforts that hold the compensated masses.
+
+        Returns:
+            (m, J) N·m or N.
+        """
+        of = {name: table[chosen] for name, table in self._tables.items()}
+        command = ctrl[:, self._ctrl].clip(of["ctrl_range"][..., 0], of["ctrl_range"][..., 1])
+        b0, b1, b2 = np.moveaxis(of["bias"], -1, 0)
+        motor = of["gain"] * command + b0 + of["gear"] * (b1 * qpos[:, self._joint] + b2 * qvel[:, self._joint])
+        motor = of["gear"] * motor.clip(of["force_range"][..., 0], of["force_range"][..., 1])
+        force = weight - of["damping"] * qvel - of["stiffness"] * (qpos - of["spring"])
+        np.add.at(force, (slice(None), self._joint), motor)
+        implicit = self._timestep * of["implicit"]
+        heavier = mass + implicit[..., None] * np.eye(mass.shape[-1])
+        acceleration = np.linalg.solve(heavier, (force - bias)[..., None])[..., 0]
+        return np.asarray(force - implicit * acceleration)
+
+
+class _Bench:
+    """Trees without those masses whose weight is not compensated, to compute the weight of the rest."""
+
+    def __init__(self) -> None:
+        self._clients: dict[tuple[float, ...], int] = {}
+        self._bodies: dict[tuple[tuple[float, ...], str], int] = {}
+
+    def load(self, document: str, gravity: tuple[float, float, float]) -> tuple[int, int]:
+        """Client and number of the tree; the same document is loaded once."""
+        if gravity not in self._clients:
+            self._clients[gravity] = connect()
+            bullet.setGravity(*gravity, physicsClientId=self._clients[gravity])
+        client = self._clients[gravity]
+        if (gravity, document) not in self._bodies:
+            bullet.setPhysicsEngineParameter(enableFileCaching=0, physicsClientId=client)
+            self._bodies[gravity, document] = load_document(client, document, fixed=True)
+        return client, self._bodies[gravity, document]
+
+    def weight(self, body: tuple[int, int], qpos: list[float]) -> tuple[float, ...]:
+        """Efforts that hold the tree against gravity."""
+        zero = [0.0] * len(qpos)
+        efforts: tuple[float, ...] = bullet.calculateInverseDynamics(body[1], qpos, zero, zero, physicsClientId=body[0])
+        return efforts
+
+    def close(self) -> None:
+        for client in self._clients.values():
+            bullet.disconnect(physicsClientId=client)
+        self._clients, self._bodies = {}, {}
+
+
+class LocalWorlds:
+    """`Worlds` in this process, with the calls of `RemoteWorlds`."""
+
+    def __init__(self) -> None:
+        self._worlds = Worlds()
+
+    def ask(self, method: str, *arguments: Any) -> None:
+        """Call a method of `Worlds`."""
+        self._answer = getattr(self._worlds, method)(*arguments)
+
+    def answer(self) -> Any:
+        """What the last call returned."""
+        return self._answer
+
+
+class RemoteWorlds:
+    """`Worlds` in a process of its own, which ends when this one does, however that may be.
+
+    Not made by `multiprocessing`: forking after torch has made threads may hang, and spawning runs the user's script again.
+    """
+
+    def __init__(self) -> None:
+        self._connection, theirs = Pipe()
+        code = f"from {__name__} import serve; serve({theirs.fileno()})"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
+        theirs.close()
+
+    def ask(self, method: str, *arguments: Any) -> None:
+        """Call a method of `Worlds`; the answer must be fetched before the next call."""
+        self._connection.send((method, arguments))
+
+    def answer(self) -> Any:
+        """What the last call returned.
+
+        Raises:
+            RuntimeError: the process has died.
+            Exception: what the call raised.
+        """
+        try:
+            answer = self._connection.recv()
+        except (EOFError, ConnectionError):
+            raise RuntimeError(f"a PyBullet process ended by itself (exit code {self._process.wait()})") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.wait()
+
+
+def serve(descriptor: int) -> None:
+    """What the process of `RemoteWorlds` does: answer calls until the other end of the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other process's business; then the pipe closes
+    connection, worlds = Connection(descriptor), Worlds()
+    while True:
+        try:
+            method, arguments = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            answer = getattr(worlds, method)(*arguments)
+        except Exception as error:
+            answer = error
+        connection.send(answer)
