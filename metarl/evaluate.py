@@ -4,8 +4,9 @@ One trial of K episodes in each of M tasks. With J the interquartile mean of the
 
     score after k episodes = (J_k - J_random) / (J_oracle - J_random)        headroom = (J_oracle - J_robust) / (J_oracle - J_random)
 
-where random is the mean over its episodes, and oracle and robust are taken in the last episode. J is taken over all tasks before
-dividing: a division task by task is unstable, because in an easy task the oracle may be no better than chance.
+where J_random is the mean over its episodes, and oracle and robust are taken in the last episode. J is taken over all tasks before
+dividing: a division task by task is unstable, because in an easy task the oracle may be no better than chance. Intervals are those of
+the whole ratio: each bootstrap sample draws tasks, and with them all returns in it.
 """
 
 from __future__ import annotations
@@ -207,8 +208,9 @@ def evaluate(
     finally:
         env.close()
     outcomes = {name: _outcome(trials, name, tuple(str(p) for p in groups.get(name, ()))) for name in trials}
-    last = {name: reference(trials[name], name) for name in REFERENCES if name in trials}
-    room = headroom(last["robust"], last["random"], last["oracle"]) if len(last) == len(REFERENCES) else None
+    room = None
+    if "robust" in trials and "oracle" in trials:
+        room = headroom(last_episode(trials["robust"]), trials["random"].returns[0], last_episode(trials["oracle"]))
     used, unit = simulator or task.simulators[0], task.error_unit
     return Evaluation(task.name, split, used, num_tasks, num_robots, episodes, seed, unit, outcomes, room)
 
@@ -238,33 +240,39 @@ def run_trials(env: BatchedEnv, batch: TaskBatch, adapter: Adapter, episodes: in
 
 
 def scores(returns: Array, random: Array, oracle: Array) -> list[Estimate]:
-    """Scores (K) of returns (S, M, K), with what random actions (M,) and the oracle (M,) get in the same tasks."""
+    """Scores after 0 ... K - 1 episodes.
+
+    Args:
+        returns: (S, M, K) of S files in M tasks.
+        random: (M, K) of random actions in the same tasks.
+        oracle: (M,) in the oracle's last episode.
+    """
     strata = [np.column_stack([of_file, random, oracle]) for of_file in returns]
-    return interval(_score, strata)
+    return interval(lambda x: _score(x, returns.shape[-1]), strata)
 
 
 def headroom(robust: Array, random: Array, oracle: Array) -> Estimate:
-    """How much better the oracle is than robust, in units of oracle against random; each (M,)."""
-    return interval(lambda x: 1 - _score(x), [np.column_stack([robust, random, oracle])])[0]
+    """How much better the oracle is than robust, in units of oracle against random; (M,), (M, K), (M,)."""
+    return interval(lambda x: 1 - _score(x, 1), [np.column_stack([robust, random, oracle])])[0]
 
 
-def reference(trials: Trials, name: str) -> Array:
-    """(M,) what a reference gets in each task: random actions on average over the episodes, the others in the last one."""
-    by_episode = trials.returns.mean(0)
-    return np.asarray(by_episode.mean(-1) if name == "random" else by_episode[:, -1])
+def last_episode(trials: Trials) -> Array:
+    """(M,) return of the last episode in each task, mean over files."""
+    return np.asarray(trials.returns[..., -1].mean(0))
 
 
-def _score(x: Array) -> Array:
-    """(B, D) scores from (B, n, D + 2): D returns, those of random actions, those of the oracle."""
+def _score(x: Array, num: int) -> Array:
+    """(B, num) scores from (B, n, num + K + 1): `num` returns, K of random actions, one of the oracle."""
     j = iqm(x, 1)
+    random, oracle = j[:, num:-1].mean(-1, keepdims=True), j[:, -1:]
     with np.errstate(divide="ignore", invalid="ignore"):  # an oracle that is no better than chance gives no score, not a crash
-        return np.asarray((j[:, :-2] - j[:, -2:-1]) / (j[:, -1:] - j[:, -2:-1]))
+        return np.asarray((j[:, :num] - random) / (oracle - random))
 
 
 def _outcome(trials: dict[str, Trials], name: str, files: tuple[str, ...]) -> Outcome:
     its = trials[name]
-    random = reference(trials["random"], "random")
-    scored = scores(its.returns, random, reference(trials["oracle"], "oracle")) if "oracle" in trials else []
+    random = trials["random"].returns[0]
+    scored = scores(its.returns, random, last_episode(trials["oracle"])) if "oracle" in trials else []
     errors = None if its.errors is None else its.errors[..., -1]
     return Outcome(
         files=files,

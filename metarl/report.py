@@ -37,9 +37,11 @@ def show(evaluation: Evaluation, console: Console) -> None:
     """Print score (or return) and error by number of adaptation episodes, with 95 % intervals."""
     e = evaluation
     robots = f" × {e.num_robots} robots" if e.num_robots > 1 else ""
-    console.print(f"[bold]{e.task}[/bold]: {e.num_tasks} tasks{robots} of split {e.split} in {e.simulator}; interquartile means, 95 % intervals", highlight=False)
+    console.print(
+        f"[bold]{e.task}[/bold]: {e.num_tasks} tasks{robots} of split {e.split} in {e.simulator}; interquartile means, 95 % intervals", highlight=False
+    )
     if e.headroom:
-        console.print(f"headroom {e.headroom}: what knowing the task is worth, (oracle - robust) / (oracle - random)", highlight=False)
+        console.print(f"headroom, what knowing the task is worth: (oracle - robust) / (oracle - random) = {e.headroom}", highlight=False)
     if any(o.scores for o in e.outcomes.values()):
         console.print(_table("score (0: random actions, 1: the oracle's last episode)", {n: e.outcomes[n].scores for n in ordered(e)}, 1.0))
     else:
@@ -50,13 +52,13 @@ def show(evaluation: Evaluation, console: Console) -> None:
 
 
 def _table(what: str, rows: dict[str, list[Estimate]], scale: float) -> Table:
-    table = Table()
-    table.add_column(f"{what}\nafter … episodes of adaptation:")
+    table = Table(title=what, title_style="bold", title_justify="left")
+    table.add_column("episodes of adaptation:", no_wrap=True)
     for k in range(max(len(r) for r in rows.values())):
-        table.add_column(str(k), justify="right", vertical="bottom", no_wrap=True)
+        table.add_column(str(k), justify="right", no_wrap=True)
     for name, estimates in rows.items():
-        cells = [f"{_short(v)} [dim]{_short(low)} … {_short(high)}[/dim]" for v, low, high in np.array(estimates) * scale]
-        table.add_row(name, *cells)
+        values = np.array(estimates) * scale
+        table.add_row(name, *(f"[bold]{_short(v)}[/bold]\n[dim]{_short(low)}…{_short(high)}[/dim]" for v, low, high in values))
     return table
 
 
