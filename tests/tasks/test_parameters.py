@@ -1,0 +1,236 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metarl import tasks
+from metarl.tasks import parameters
+from metarl.tasks.parameters import SPLITS, Param, TaskBatch
+from metarl.tasks.task import EnvSpec
+
+MASS = Param("mass", "kg", "weighs {:.2f} kg", nominal=0.2, train=(0.1, 0.4), scale="log", ood_near=((0.4, 0.5),), ood_far=((0.05, 0.08), (0.5, 0.8)))
+TURN = Param("turn", "rad", "turned by {:+.1f} rad", nominal=0.0, train=(-1.0, 3.0))
+SHAPE = Param("shape", "", "a {}", nominal="box", choices=("box", "cylinder"), ood_far=("ball",))
+PARAMS = (MASS, TURN, SHAPE)
+
+
+def batch(values) -> TaskBatch:
+    return TaskBatch("toy", PARAMS, np.array(values, dtype=float), tuple(f"id{i}" for i in range(len(values))))
+
+
+def draw(count: int, split: str, seed: int = 0, start: int = 0) -> TaskBatch:
+    return parameters.sample("toy", 1, PARAMS, range(start, start + count), split, seed)
+
+
+def inside(param: Param, value: float, options) -> bool:
+    if param.choices:
+        return param.decode(value) in options
+    return any(low <= value <= high for low, high in options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(split=st.sampled_from(SPLITS), seed=st.integers(0, 2**40), start=st.integers(0, 2**40))
+def test_each_split_is_where_it_promises_to_be(split, seed, start):
+    drawn = draw(20, split, seed, start)
+    for row in drawn.values:
+        at_home = [inside(p, v, p.options("train")) for p, v in zip(PARAMS, row, strict=True)]
+        away = [inside(p, v, p.options(split)) for p, v in zip(PARAMS, row, strict=True)]
+        assert all(h or a for h, a in zip(at_home, away, strict=True))
+        if split in ("train", "iid"):
+            assert all(at_home)
+        else:
+            assert not all(at_home)
+            assert at_home[1]  # `turn` has no range out of distribution
+
+
+def test_each_parameter_leaves_its_range_in_about_half_of_the_tasks():
+    far = draw(2000, "ood_far")
+    heavy_or_light = (far.column("mass") < 0.1) | (far.column("mass") > 0.4)
+    ball = far.column("shape") == 2
+    assert (heavy_or_light | ball).all()
+    # two of three tasks: both have left 1/4, one of them 1/2, none 1/4 -> then one at random
+    assert 0.59 < heavy_or_light.mean() < 0.66
+    assert 0.59 < ball.mean() < 0.66
+    light = far.column("mass")[heavy_or_light] < 0.1
+    assert 0.45 < light.mean() < 0.55  # each of the two intervals equally often
+
+
+def test_scales():
+    drawn = draw(4000, "train")
+    # half of the tasks lie under the geometric mean of a log range, and under the middle of a linear one
+    assert abs((drawn.column("mass") < 0.2).mean() - 0.5) < 0.03
+    assert abs((drawn.column("turn") < 1.0).mean() - 0.5) < 0.03
+    assert abs((drawn.column("shape") == 0).mean() - 0.5) < 0.03
+    assert set(drawn.column("shape")) == {0.0, 1.0}
+    assert drawn.column("mass").min() < 0.101
+    assert drawn.column("mass").max() > 0.396
+    columns = np.corrcoef(drawn.values.T)
+    assert np.abs(columns - np.eye(3)).max() < 0.06
+
+
+def test_a_task_depends_neither_on_how_many_are_drawn_nor_on_the_order():
+    many = draw(50, "iid", seed=3)
+    few = parameters.sample("toy", 1, PARAMS, [17, 4, 49], "iid", 3)
+    np.testing.assert_array_equal(few.values, many.values[[17, 4, 49]])
+    assert few.ids == ("toy/v1:iid:3:17", "toy/v1:iid:3:4", "toy/v1:iid:3:49")
+
+
+@pytest.mark.parametrize("change", [{"task": "toy2"}, {"version": 2}, {"split": "iid"}, {"seed": 1}])
+def test_name_version_split_and_seed_give_other_tasks(change):
+    base = {"task": "toy", "version": 1, "params": PARAMS, "indices": range(200), "split": "train", "seed": 0}
+    first, other = parameters.sample(**base), parameters.sample(**{**base, **change})
+    assert not set(first.column("mass")) & set(other.column("mass"))
+    assert not set(first.ids) & set(other.ids)
+
+
+def test_unknown_split_and_split_without_a_range():
+    with pytest.raises(ValueError, match=r"no split is called 'odd_near': did you mean ood_near"):
+        draw(1, "odd_near")
+    with pytest.raises(ValueError, match=r"toy has no split 'ood_near': no parameter has a range for it; it has train, iid$"):
+        parameters.sample("toy", 1, (TURN,), range(1), "ood_near", 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"mass": 0.9}, r"mass = 0.9 kg: allowed is 0.05 to 0.8 kg"),
+        ({"mass": math.nan}, r"mass = nan kg: allowed is 0.05 to 0.8 kg"),
+        ({"mass": math.inf}, r"mass = inf kg: allowed is 0.05 to 0.8 kg"),
+        ({"turn": 3.1}, r"turn = 3.1 rad: allowed is -1 to 3 rad"),
+        ({"shape": "bull"}, r"no shape is called 'bull': did you mean ball.* known are box, cylinder, ball"),
+        ({"weight": 0.2}, r"no parameter is called 'weight': .*known are mass, shape, turn"),
+    ],
+)
+def test_custom_values_that_are_refused(row, message):
+    with pytest.raises(ValueError, match=message):
+        parameters.custom("toy", 1, PARAMS, [{}, row])
+
+
+def test_custom_tasks():
+    made = parameters.custom("toy", 1, PARAMS, [{"mass": 0.8, "shape": "ball"}, {"turn": 2}, {"turn": 2.0}])
+    np.testing.assert_array_equal(made.values, [[0.8, 0.0, 2.0], [0.2, 2.0, 0.0], [0.2, 2.0, 0.0]])
+    assert made.ids[0].startswith("toy/v1:custom:")
+    assert made.ids[0] != made.ids[1] == made.ids[2]
+
+
+def test_limits_allow_more_than_the_splits():
+    wide = Param("mass", "kg", "{}", nominal=1.0, train=(0.5, 2.0), limits=(0.01, 10.0))
+    assert wide.encode(10.0) == 10.0
+    with pytest.raises(ValueError, match=r"allowed is 0.01 to 10 kg"):
+        wide.encode(11.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "give either an interval `train` or `choices`"),
+        ({"train": (0.0, 1.0), "choices": ("a",)}, "give either an interval `train` or `choices`"),
+        ({"train": (0.0, 1.0), "scale": "cubic"}, "scale is 'cubic', expected 'linear' or 'log'"),
+        ({"train": (0.0, 1.0), "scale": "log"}, "a log scale needs a positive range"),
+    ],
+)
+def test_parameters_that_make_no_sense(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Param("x", "", "{}", nominal=0.5, **fields)
+
+
+def test_normalised_puts_the_training_range_on_minus_one_to_one():
+    values = [[0.1, -1.0, 0], [0.4, 3.0, 2], [0.2, 1.0, 1]]  # 0.2 is the geometric mean of 0.1 and 0.4
+    expected = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(batch(values).normalised(), expected, atol=1e-6, rtol=0)
+    assert parameters.sample("none", 1, (), range(3), "train", 0).normalised().shape == (3, 0)
+
+
+def test_task_batch_takes_rows_columns_and_repeats():
+    three = batch([[0.1, 0, 0], [0.2, 1, 1], [0.3, 2, 2]])
+    assert len(three) == 3
+    assert (three[1].ids, three[1:].ids, three[[2, 0]].ids) == (("id1",), ("id1", "id2"), ("id2", "id0"))
+    assert three[np.array([True, False, True])].ids == ("id0", "id2")
+    np.testing.assert_array_equal(three[[2, 0]].column("mass"), [0.3, 0.1])
+    np.testing.assert_array_equal(three.named(2)["turn"], [0, 0, 1, 1, 2, 2])
+    joined = TaskBatch.concatenate([three[:1], three[2]])
+    assert joined.ids == ("id0", "id2")
+    np.testing.assert_array_equal(joined.values, three.values[[0, 2]])
+
+
+def test_sentence():
+    assert batch([[0.123, 2.0, 2]]).describe(0) == "Task id0: weighs 0.12 kg, turned by +2.0 rad, a ball."
+    assert parameters.sample("none", 1, (), range(1), "train", 0).describe(0) == "Task none/v1:train:0:0."
+
+
+@settings(max_examples=20, deadline=None)
+@given(split=st.sampled_from(SPLITS), seed=st.integers(0, 2**40))
+def test_json_gives_the_same_batch_back_exactly(split, seed):
+    drawn = draw(7, split, seed)
+    again = parameters.from_json(drawn.to_json(), "toy", PARAMS)
+    np.testing.assert_array_equal(again.values, drawn.values)
+    assert (again.task, again.params, again.ids) == (drawn.task, drawn.params, drawn.ids)
+
+
+def test_json_of_no_tasks():
+    none = parameters.from_json(draw(0, "train").to_json(), "toy", PARAMS)
+    assert none.values.shape == (0, 3)
+
+
+def test_json_that_is_refused():
+    good = json.loads(draw(1, "train").to_json())
+    with pytest.raises(ValueError, match=r"these tasks are of 'toy', expected 'other'"):
+        parameters.from_json(json.dumps(good), "other", PARAMS)
+    for change, message in (
+        ({"mass": 7.0}, "mass = 7 kg: allowed is"),
+        ({"mess": 0.2}, "no parameter is called 'mess': did you mean mass"),
+    ):
+        bad = {"task": "toy", "tasks": [{"id": "x", "values": {**good["tasks"][0]["values"], **change}}]}
+        with pytest.raises(ValueError, match=message):
+            parameters.from_json(json.dumps(bad), "toy", PARAMS)
+    del good["tasks"][0]["values"]["turn"]
+    with pytest.raises(ValueError, match="missing parameters: turn"):
+        parameters.from_json(json.dumps(good), "toy", PARAMS)
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_env_spec_survives_json(name):
+    spec = tasks.make(name).spec
+    assert EnvSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert spec.differences(spec) == []
+
+
+def test_env_spec_says_what_differs():
+    reach, slide = tasks.make("arm_reach").spec, tasks.make("arm_slide").spec
+    lines = slide.differences(reach)
+    assert "task: found 'arm_slide', expected 'arm_reach'" in lines
+    assert "horizon: found 1, expected 100" in lines
+    assert not any(line.startswith("robot") for line in lines)
+
+
+def test_unknown_tasks_list_the_near_ones():
+    with pytest.raises(ValueError, match=r"no task is called 'arm_reech': did you mean arm_reach"):
+        tasks.make("arm_reech")
+
+
+def test_a_task_of_ones_own_is_named_by_its_file_or_module(tmp_path, monkeypatch):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from metarl.tasks.point_navigation import PointNavigation\n"
+        "class Mine(PointNavigation):\n    name = 'mine'\n    horizon = 7\n"
+        "class Nameless(PointNavigation):\n    pass\n"
+        "class Taken(PointNavigation):\n    name = 'arm_reach'\n"
+    )
+    made = tasks.make(f"{file}:Mine")
+    assert (made.spec.task, made.spec.horizon) == ("mine", 7)
+    assert type(made) is type(tasks.make(f"{file}:Mine"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert tasks.make("mine:Mine").spec == made.spec
+    with pytest.raises(ValueError, match=r"no Task in .*mine.py is called 'Main': did you mean Mine"):
+        tasks.make(f"{file}:Main")
+    with pytest.raises(ValueError, match=r"the task needs a `name` of its own"):
+        tasks.make(f"{file}:Nameless")
+    with pytest.raises(ValueError, match=r"the task needs a `name` of its own"):
+        tasks.make(f"{file}:Taken")
+    with pytest.raises(ValueError, match=r"no task file .*absent.py"):
+        tasks.make(f"{tmp_path}/absent.py:Mine")
+    assert "mine" not in tasks.names()
