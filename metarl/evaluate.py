@@ -302,6 +302,12 @@ def _mean(x: Array) -> Array:
 # ---- files ------------------------------------------------------------------------------------------------------------------
 
 
+def zoo_references(files: Sequence[str | Path], name: str) -> list[str]:
+    """The reference "robust" or "oracle" that the zoo has for the task of `files`; empty where it has none."""
+    known = f"zoo:{_only_task(_groups(files))}/{name}"
+    return [known] if known in meta_parameters.zoo() else []
+
+
 def _groups(paths: Sequence[str | Path]) -> dict[str, dict[str | Path, meta_parameters.Metadata]]:
     """Algorithm name -> its files, each once."""
     groups: dict[str, dict[str | Path, meta_parameters.Metadata]] = {}

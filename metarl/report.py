@@ -37,23 +37,23 @@ def show(evaluation: Evaluation, console: Console) -> None:
     """Print score (or return) and error by number of adaptation episodes, with 95 % intervals."""
     e = evaluation
     robots = f" × {e.num_robots} robots" if e.num_robots > 1 else ""
-    console.print(
-        f"[bold]{e.task}[/bold]: {e.num_tasks} tasks{robots} of split {e.split} in {e.simulator}; interquartile means, 95 % intervals", highlight=False
-    )
-    if e.headroom:
-        console.print(f"headroom, what knowing the task is worth: (oracle - robust) / (oracle - random) = {e.headroom}", highlight=False)
+    console.print(f"[bold]{e.task}[/bold]: {e.num_tasks} tasks{robots} of split {e.split} in {e.simulator}")
+    console.print("interquartile means with 95 % intervals, by episodes of adaptation")
     if any(o.scores for o in e.outcomes.values()):
         console.print(_table("score (0: random actions, 1: the oracle's last episode)", {n: e.outcomes[n].scores for n in ordered(e)}, 1.0))
     else:
         console.print(_table("return", {n: e.outcomes[n].returns for n in ordered(e)}, 1.0))
     unit, scale = unit_and_scale(e.error_unit)
     if any(o.errors for o in e.outcomes.values()):
-        console.print(_table(f"error at the end of an episode{f' [{unit}]' if unit else ''}", {n: e.outcomes[n].errors for n in ordered(e)}, scale))
+        heading = f"error at the end of an episode{f', in {unit}' if unit else ''}"
+        console.print(_table(heading, {n: e.outcomes[n].errors for n in ordered(e)}, scale))
+    if e.headroom:
+        console.print(f"headroom (oracle - robust) / (oracle - random): {e.headroom}")
 
 
 def _table(what: str, rows: dict[str, list[Estimate]], scale: float) -> Table:
     table = Table(title=what, title_style="bold", title_justify="left")
-    table.add_column("episodes of adaptation:", no_wrap=True)
+    table.add_column("algorithm", no_wrap=True)
     for k in range(max(len(r) for r in rows.values())):
         table.add_column(str(k), justify="right", no_wrap=True)
     for name, estimates in rows.items():

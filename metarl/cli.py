@@ -1,0 +1,343 @@
+"""The console command `metarl`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from metarl.evaluate import Evaluation
+
+# What a user can cause; anything else is a bug and deserves its traceback
+EXPECTED_ERRORS = (ValueError, OSError, ImportError, RuntimeError, ArithmeticError, NotImplementedError)
+DEMO_FILE = "zoo:arm_slide/rl2"
+
+OptionalFile = Annotated[Path | None, arg(metavar="FILE")]
+Files = Annotated[tuple[str, ...], arg(metavar="FILE ...")]
+OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What all commands share."""
+
+    debug: bool = False
+    """Show the traceback of an error."""
+
+    def run(self, line: str) -> None:
+        """Do it; `line` is the command as it was typed."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class List(Command):
+    """List all tasks, robots, algorithms and trained files."""
+
+    json: OptionalFile = None
+    """Write the same into this file."""
+
+    def run(self, line: str) -> None:
+        from metarl.describe import listing
+
+        console, found = plain_console(), listing()
+        for kind, names in found.items():
+            console.print(f"[bold]{kind}[/bold]  {', '.join(names) or 'none yet'}")
+        console.print("\n`metarl describe NAME` tells more of each.")
+        write_json(self.json, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe(Command):
+    """Describe a task, a robot, an algorithm, or a meta-parameters file.
+
+    Examples: `metarl describe arm_slide`, `metarl describe rl2`, `metarl describe runs/x/meta_parameters.safetensors`
+    """
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """Of a task, a robot, an algorithm or an entry of the zoo, or a meta-parameters file."""
+    json: OptionalFile = None
+    """Write the same into this file."""
+
+    def run(self, line: str) -> None:
+        from metarl.describe import describe
+
+        write_json(self.json, describe(self.name, plain_console()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Command):
+    """Meta-train an algorithm on a task.
+
+    `metarl train ALGORITHM TASK --help` shows the settings of the algorithm, with the values that suit the task.
+
+    Examples: `metarl train rl2 arm_slide --seed 1`, `metarl train maml point_navigation --config.iterations 50 --out runs/x`.
+    Stop it with Ctrl-C at any time; the same command with --resume continues where it was.
+    """
+
+    algorithm: Annotated[Positional[str], arg(metavar="ALGORITHM")]
+    """See `metarl list`."""
+    task: Annotated[Positional[str], arg(metavar="TASK")]
+    """See `metarl list`."""
+    seed: int = 0
+    """Of tasks, environment and algorithm."""
+    out: OptionalFolder = None
+    """Folder of meta-parameters, checkpoint and logs; by default runs/ALGORITHM_TASK_SEED."""
+    resume: bool = False
+    """Continue the training in that folder."""
+    simulator: str = ""
+    """By default the first one of the task."""
+    threads: int = 1
+    """Of torch and of the physics, each."""
+    device: str = "cpu"
+    """cpu, cuda, or auto for a GPU where there is one."""
+    checkpoint_every: int = 25
+    """Iterations."""
+
+    def run(self, line: str) -> None:
+        from metarl.presets import config_for
+        from metarl.train import Run, meta_train
+
+        config = getattr(self, "config", None) or config_for(self.algorithm, self.task)
+        out = self.out or Path("runs") / f"{self.algorithm}_{self.task}_{self.seed}"
+        run = Run(self.algorithm, self.task, config, out, self.seed, self.simulator, line)
+        result = meta_train(run, self.resume, self.threads, self.device, self.checkpoint_every)
+        print(f"{result}\nevaluate it with `metarl evaluate {result}`")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Command):
+    """Measure how well meta-parameters adapt: score and error after 0, 1, 2 ... episodes in tasks never met before.
+
+    Several files of one algorithm are pooled as seeds. References come from the zoo unless they are given.
+
+    Examples: `metarl evaluate zoo:arm_slide/rl2 --plot rl2.png --video rl2.mp4`,
+    `metarl evaluate runs/*/meta_parameters.safetensors --split ood_near --simulator pybullet --json scores.json`
+    """
+
+    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE ...")]
+    """Meta-parameters files, or names of the zoo."""
+    robust: Files = ()
+    """Files of the memoryless reference."""
+    oracle: Files = ()
+    """Files of the reference that is told the task; without one there are returns, but no scores."""
+    split: str = "iid"
+    """train, iid, ood_near or ood_far."""
+    simulator: str = ""
+    """mujoco, pybullet or analytic; by default the first one of the task."""
+    num_tasks: int = 64
+    """Tasks."""
+    num_robots: int = 1
+    """Copies of each task."""
+    episodes: Annotated[int | None, arg(metavar="INT")] = None
+    """Of a trial; by default the task's."""
+    seed: int = 0
+    """Of tasks, start poses and random actions."""
+    threads: int = 0
+    """Of the physics; 0 takes all cores."""
+    plot: OptionalFile = None
+    """Draw a picture (PNG)."""
+    video: OptionalFile = None
+    """Film the first task (MP4)."""
+    json: OptionalFile = None
+    """Write all figures into this file."""
+
+    def run(self, line: str) -> None:
+        console = plain_console()
+        for path in (self.plot, self.video, self.json):
+            check_writable(path)
+        if self.video:
+            prepare_video()
+        evaluation = evaluate_files(
+            self.files, self.robust, self.oracle, self.split, self.simulator, self.num_tasks, self.num_robots, self.episodes, self.seed, self.threads, console
+        )
+        report(evaluation, console, self.plot, self.json)
+        if self.video:
+            from metarl.video import film
+
+            film(self.files[0], self.video, self.split, 0, self.simulator, self.episodes, self.seed, say=console.print)
+            console.print(f"film: {self.video}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """See a robot arm adapt to objects it has never met: in simulation, then over ROS 2 where rclpy is installed."""
+
+    out: Path = Path("runs/demo")
+    """Folder of picture, film and figures."""
+    num_tasks: int = 64
+    """Objects."""
+    film: bool = True
+    """Make a film; without a GPU the slowest part."""
+    ros: bool = True
+    """Show the same over ROS 2."""
+    json: OptionalFile = None
+    """Write all figures into this file, besides OUT/scores.json."""
+
+    def run(self, line: str) -> None:
+        console = plain_console()
+        check_writable(self.out / "scores.json")
+        check_writable(self.json)
+        if self.film:
+            prepare_video()
+        console.rule("MuJoCo: five strikes at objects that the arm has never met")
+        evaluation = evaluate_files((DEMO_FILE,), (), (), "iid", "mujoco", self.num_tasks, 1, None, 0, 0, console)
+        report(evaluation, console, self.out / "adaptation.png", self.out / "scores.json")
+        if self.json:
+            self.json.write_text(evaluation.to_json())
+        if self.film:
+            from metarl.video import film
+
+            film(DEMO_FILE, self.out / "adaptation.mp4", "iid", simulator="mujoco", size=(480, 368), say=console.print)
+            console.print(f"film: {self.out / 'adaptation.mp4'}")
+        if self.ros:
+            run_ros_demo(console)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(Command):
+    """Measure how fast metarl is, each figure against the bare work that it cannot avoid."""
+
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME ...")] = ()
+    """Which ones; by default all."""
+    json: OptionalFile = None
+    """Write all figures into this file."""
+
+    def run(self, line: str) -> None:
+        from metarl.benchmark import run_benchmarks
+
+        check_writable(self.json)
+        write_json(self.json, run_benchmarks(self.names, plain_console()))
+
+
+def plain_console() -> Console:
+    """A console that prints names and numbers as they are."""
+    return Console(emoji=False)
+
+
+# ---- what the commands share ------------------------------------------------------------------------------------------------
+
+
+def evaluate_files(
+    files: Sequence[str], robust: Sequence[str], oracle: Sequence[str], split: str, simulator: str, num_tasks: int, num_robots: int,
+    episodes: int | None, seed: int, threads: int, console: Console,
+) -> Evaluation:  # fmt: skip
+    """The protocol, with references from the zoo where none are given."""
+    import torch
+
+    from metarl.evaluate import evaluate, zoo_references
+
+    torch.set_num_threads(1)  # small batches: a second thread would only wait for the physics
+    robust, oracle = robust or zoo_references(files, "robust"), oracle or zoo_references(files, "oracle")
+    with console.status("loading") as status:
+        return evaluate(files, robust, oracle, split, simulator, num_tasks, num_robots, episodes, seed, threads, lambda text: status.update(escape(text)))
+
+
+def report(evaluation: Evaluation, console: Console, plot: Path | None, file: Path | None) -> None:
+    """Print the tables, and write picture and figures where they are wanted."""
+    from metarl.meta_parameters import write_atomically
+    from metarl.report import plot as draw
+    from metarl.report import show
+
+    show(evaluation, console)
+    if file:
+        write_atomically(file, evaluation.to_json().encode())
+        console.print(f"figures: {file}")
+    if plot:
+        draw(evaluation, plot)
+        console.print(f"picture: {plot}")
+
+
+def prepare_video() -> None:
+    """Choose how MuJoCo draws; it reads this when it is imported."""
+    from metarl.video import choose_backend
+
+    choose_backend()
+
+
+def run_ros_demo(console: Console) -> None:
+    """The same adapter behind ROS topics, in processes of their own."""
+    console.rule("ROS 2: the same file behind topics, the robot in PyBullet")
+    if importlib.util.find_spec("rclpy") is None:
+        console.print("rclpy is not installed: `pip install 'metarl[ros,sim]'` brings it for Linux on x86-64 with Python 3.11 or 3.12", markup=False)
+        return
+    ended = subprocess.run([sys.executable, "-m", "metarl.ros_nodes.demo", "--file", DEMO_FILE], check=False)
+    if ended.returncode:
+        raise RuntimeError(f"the ROS 2 demo ended with code {ended.returncode}")
+
+
+def check_writable(path: Path | None) -> None:
+    """Refuse a place that cannot be written before the work begins, not after it."""
+    if path is not None:
+        from metarl import meta_parameters
+
+        meta_parameters.check_writable(path)
+
+
+def write_json(path: Path | None, value: Any) -> None:
+    """Write figures where they are wanted."""
+    if path is not None:
+        from metarl.meta_parameters import write_atomically
+
+        write_atomically(path, json.dumps(value, indent=1).encode())
+
+
+# ---- parsing ----------------------------------------------------------------------------------------------------------------
+
+
+def train_with_config(args: Sequence[str]) -> type[Train]:
+    """`Train` with the settings of the algorithm that `args` name, so that they can be given and are shown by --help."""
+    names = [a for a in args[:2] if not a.startswith("-")]
+    if len(names) < 2:
+        return Train
+    from metarl import tasks
+    from metarl.presets import config_for
+
+    config = config_for(*names)
+    tasks.make(names[1])
+    described: Any = Annotated[type(config), arg(help=f"Settings of {names[0]}; defaults are those that suit {names[1]}.")]  # type: ignore[valid-type]
+    made = make_dataclass("Train", [("config", described, field(default=config))], bases=(Train,), frozen=True, kw_only=True)
+    made.__doc__ = Train.__doc__
+    return made
+
+
+def parse(args: Sequence[str]) -> Command:
+    """The command that the arguments stand for."""
+    train = train_with_config(args[1:]) if args[:1] == ["train"] else Train
+    kinds: dict[str, Callable[..., Any]] = {"list": List, "describe": Describe, "train": train, "evaluate": Evaluate, "demo": Demo, "benchmark": Benchmark}
+    about = "Robots that adapt in seconds. Begin with `metarl demo`, then `metarl list` and `metarl train rl2 point_navigation`."
+    command: Command = tyro.extras.subcommand_cli_from_dict(kinds, prog="metarl", description=about, args=list(args), config=(tyro.conf.FlagCreatePairsOff,))
+    return command
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point: errors are one message and exit code 2, Ctrl-C is exit code 130."""
+    args = sys.argv[1:] if args is None else args
+    try:
+        parse(args).run(shlex.join(["metarl", *args]))
+    except KeyboardInterrupt as stopped:
+        print(f"metarl: {stopped or 'stopped'}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except EXPECTED_ERRORS as error:
+        if "--debug" in args:
+            raise
+        print(f"metarl: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

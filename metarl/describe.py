@@ -1,0 +1,162 @@
+"""What metarl says of a task, a robot, an algorithm or a meta-parameters file: plain values, and the same as tables."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from metarl import algos, meta_parameters, robots, tasks
+from metarl.robots.spec import RobotSpec, unknown_name
+from metarl.tasks.parameters import SPLITS, Param
+from metarl.tasks.task import Task
+
+
+def listing() -> dict[str, list[str]]:
+    """All names that metarl knows."""
+    return {"tasks": tasks.names(), "robots": robots.names(), "algorithms": algos.names(), "zoo": meta_parameters.zoo()}
+
+
+def describe(name: str, console: Console) -> dict[str, Any]:
+    """Print what is known of `name`, and return it as plain values.
+
+    Args:
+        name: of a task, a robot, an algorithm or an entry of the zoo, or a meta-parameters file.
+        console: where to.
+
+    Raises:
+        ValueError: nothing has that name; the message lists the near ones.
+    """
+    if name in tasks.names():
+        return _task(tasks.make(name), console)
+    if name in robots.names():
+        return _robot(robots.load(name), console)
+    if name in algos.names():
+        return _algorithm(name, console)
+    if name.startswith("zoo:") or Path(name).suffix or Path(name).exists():
+        return _file(name, console)
+    raise unknown_name("task, robot, algorithm or file", name, [n for names in listing().values() for n in names])
+
+
+def _heading(console: Console, name: str, of: type[Any] | object) -> None:
+    console.print(f"[bold]{name}[/bold]")
+    _prose(console, inspect.getdoc(inspect.getmodule(of)))
+
+
+def _prose(console: Console, text: str | None) -> None:
+    """Print a docstring with its paragraphs as wide as the console; lines that are indented or begin a list stay."""
+    for paragraph in (text or "").split("\n\n"):
+        console.print(re.sub(r"(?<=\S)\n\s*(?=[^\s-])", " ", paragraph), markup=False)
+
+
+def _table(console: Console, columns: list[str], rows: list[list[str]], title: str = "") -> None:
+    table = Table(*columns, title=title or None, title_justify="left", title_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+# ---- tasks ------------------------------------------------------------------------------------------------------------------
+
+
+def _task(task: Task, console: Console) -> dict[str, Any]:
+    _heading(console, task.name, type(task))
+    _prose(console, inspect.getdoc(type(task)))
+    spec = task.spec
+    rows = [[p.name, p.unit, _range(p, "train"), _range(p, "ood_near"), _range(p, "ood_far"), "" if p.hidden else "shown"] for p in task.params]
+    _table(console, ["parameter", "unit", "train, iid", "ood_near", "ood_far", ""], rows, "what differs from task to task")
+    facts = {
+        "robot": spec.robot or "none",
+        "simulators": ", ".join(task.simulators),
+        "observation": ", ".join(f"{n} ({size})" for n, size in zip(spec.obs_names, spec.obs_sizes, strict=True)),
+        "action": ", ".join(spec.action_names),
+        "trial": f"{spec.episodes_per_trial} episodes of {spec.horizon} decisions, {spec.control_dt:g} s each",
+        "reward": f"{task.reward_range[0]:g} to {task.reward_range[1]:g} a decision",
+    }
+    measured = known_results(task.name)
+    if measured.get("headroom"):
+        value, low, high = measured["headroom"]
+        facts["headroom"] = f"{value:.2f} [{low:.2f}, {high:.2f}], measured on {measured['num_tasks']} tasks of split {measured['split']}"
+    for key, said in facts.items():
+        console.print(f"[bold]{key}[/bold]: {said}")
+    sentences = {split: task.sample(1, split).describe(0) for split in SPLITS if _has_split(task, split)}
+    for sentence in sentences.values():
+        console.print(sentence, markup=False)
+    return {"kind": "task", **spec.to_dict(), "parameters": [_param(p) for p in task.params], "samples": sentences, "headroom": measured.get("headroom")}
+
+
+def known_results(task: str) -> Mapping[str, Any]:
+    """The evaluation that lies in the zoo as TASK.json, as `Evaluation.to_json` wrote it; empty where there is none."""
+    file = resources.files("metarl.zoo") / f"{task}.json"
+    found: Mapping[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return found
+
+
+def _has_split(task: Task, split: str) -> bool:
+    return not split.startswith("ood") or any(p.options(split) for p in task.params)
+
+
+def _range(param: Param, split: str) -> str:
+    said = [o if isinstance(o, str) else f"{o[0]:g} … {o[1]:g}" for o in param.options(split)]
+    return "\n".join(said) + (" log" if said and param.scale == "log" and split == "train" else "")
+
+
+def _param(param: Param) -> dict[str, Any]:
+    splits = {split: list(param.options(split)) for split in ("train", "ood_near", "ood_far")}
+    return {"name": param.name, "unit": param.unit, "nominal": param.nominal, "scale": param.scale, "hidden": param.hidden, **splits}
+
+
+# ---- robots -----------------------------------------------------------------------------------------------------------------
+
+
+def _robot(robot: RobotSpec, console: Console) -> dict[str, Any]:
+    _heading(console, robot.name, robot.build)
+    columns = zip(robot.joint_names, robot.home_qpos, robot.qpos_limits, robot.qvel_limits, robot.effort_limits, robot.kp, robot.kd, strict=True)
+    rows = [[name, f"{home:g}", f"{low:g} … {high:g}", *(f"{x:g}" for x in rest)] for name, home, (low, high), *rest in columns]
+    _table(console, ["joint", "home [rad]", "range [rad]", "rad/s", "N·m", "kp", "kd"], [[c.replace("[", "\\[") for c in row] for row in rows])
+    console.print(f"[bold]control[/bold]: every {robot.control_dt:g} s on topic {robot.command_topic}, state on {robot.state_topic}")
+    return {"kind": "robot", **{f.name: getattr(robot, f.name) for f in fields(robot) if f.name != "build"}}
+
+
+# ---- algorithms and files ---------------------------------------------------------------------------------------------------
+
+
+def _algorithm(name: str, console: Console) -> dict[str, Any]:
+    family = algos.load(name)
+    _heading(console, name, family)
+    docs = field_docs(family.Config)
+    defaults = {f.name: getattr(family.Config(), f.name) for f in fields(family.Config)}
+    _table(console, ["setting", "default", ""], [[key, str(value), docs.get(key, "")] for key, value in defaults.items()])
+    return {"kind": "algorithm", "name": name, "config": defaults, "settings": docs}
+
+
+def field_docs(config: type[Any]) -> dict[str, str]:
+    """The doc line under each field of a dataclass, its bases included."""
+    docs: dict[str, str] = {}
+    for family in reversed(config.__mro__[:-1]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(family))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, doc in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
+                docs[field.target.id] = inspect.cleandoc(str(doc.value.value))
+    return docs
+
+
+def _file(name: str, console: Console) -> dict[str, Any]:
+    said = meta_parameters.describe(name)
+    for key, value in said.items():
+        nested = isinstance(value, dict)
+        console.print(f"[bold]{key}[/bold]: {'' if nested else value}")
+        if isinstance(value, dict):
+            console.print("\n".join(f"  {k}: {v}" for k, v in value.items()), markup=False)
+    return {"kind": "meta-parameters", **said}
