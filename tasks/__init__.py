@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
-import importlib.util
 import inspect
+import os
 import pkgutil
-import sys
 from pathlib import Path
-from types import ModuleType
 
 from metarl.robots.spec import unknown_name
 from metarl.tasks.parameters import SPLITS, Param, TaskBatch
@@ -17,7 +14,7 @@ from metarl.tasks.task import Task
 
 _NOT_TASKS = {"batched_env", "gymnasium", "parameters", "rewards", "sensing", "simulators", "strike", "task"}
 
-__all__ = ["SPLITS", "Param", "Task", "TaskBatch", "make", "names"]
+__all__ = ["SPLITS", "Param", "Task", "TaskBatch", "add_folder", "make", "names"]
 
 
 def _modules() -> list[str]:
@@ -39,13 +36,9 @@ def names() -> list[str]:
 def make(name: str) -> Task:
     """The task distribution called `name`; a file may hold variants, called `file` or `file_variant`.
 
-    A task of one's own need not lie in this folder: `path/to/file.py:MyTask` and `my_package.module:MyTask` name its class.
-
     Raises:
-        ValueError: no task has that name; the message lists the near ones. Or what `name` points at is not a task.
+        ValueError: no task has that name; the message lists the near ones.
     """
-    if isinstance(name, str) and ":" in name:
-        return _class_at(name)()
     for module in _modules():
         if isinstance(name, str) and (name == module or name.startswith(f"{module}_")):
             variants = _variants(module)
@@ -54,31 +47,23 @@ def make(name: str) -> Task:
     raise unknown_name("task", name, names())
 
 
-def _class_at(place: str) -> type[Task]:
-    where, _, attribute = place.rpartition(":")
-    module = _load_file(Path(where).resolve()) if where.endswith(".py") else importlib.import_module(where)
-    classes = {k: c for k, c in vars(module).items() if inspect.isclass(c) and issubclass(c, Task) and c.__module__ == module.__name__}
-    if attribute not in classes:
-        raise unknown_name(f"Task in {where}", attribute, sorted(classes))
-    found = classes[attribute]
-    if "name" not in vars(found) or found.name in names():
-        raise ValueError(f"{place}: the task needs a `name` of its own, that none of metarl's tasks has")
-    return found
+def add_folder(folder: str | Path) -> None:
+    """Let the task files in a folder of one's own be found like those that lie here.
+
+    The environment variable METARL_TASKS names such folders too, for the console command and for other processes.
+
+    Raises:
+        ValueError: there is no such folder, or a file in it is called like one of metarl's.
+    """
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        raise ValueError(f"no folder of task files {path}")
+    taken = {m.name for m in pkgutil.iter_modules([str(path)])} & {m.name for m in pkgutil.iter_modules(__path__)}
+    if taken:
+        raise ValueError(f"{path} holds {', '.join(sorted(taken))}: metarl.tasks has that already")
+    __path__.append(str(path))
 
 
-@functools.cache
-def _load_file(path: Path) -> ModuleType:
-    """Run a file as a module of its own, once, whatever else is called like it."""
-    if not path.is_file():
-        raise ValueError(f"no task file {path}")
-    name = f"metarl_task_file_{path.stem}_{abs(hash(path)):x}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # so that objects of its classes can go to other processes
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+for _folder in os.environ.get("METARL_TASKS", "").split(os.pathsep):
+    if _folder:
+        add_folder(_folder)

@@ -230,12 +230,15 @@ print(env.reset()[1]["task_id"])
     assert done.stdout == "point_navigation/v1:train:0:0\n"
 
 
-def test_a_task_of_ones_own_is_registered_by_its_place(tmp_path):
-    file = tmp_path / "line.py"
-    file.write_text("from metarl.tasks.point_navigation import PointNavigation\nclass Line(PointNavigation):\n    name = 'straight_line'\n")
-    made = metarl.tasks.gymnasium.register(f"{file}:Line")
+def test_a_task_of_ones_own_can_be_registered(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "__path__", list(tasks.__path__))
+    (tmp_path / "crooked_line.py").write_text(
+        "from metarl.tasks.point_navigation import PointNavigation\nclass Line(PointNavigation):\n    name = 'crooked_line'\n    version = 3\n"
+    )
+    tasks.add_folder(tmp_path)
+    made = metarl.tasks.gymnasium.register("crooked_line")
     try:
-        assert made == "metarl/StraightLine-v1"
-        assert gymnasium.make(made).reset()[1]["task_id"] == "straight_line/v1:train:0:0"
+        assert made == "metarl/CrookedLine-v3"
+        assert gymnasium.make(made).reset()[1]["task_id"] == "crooked_line/v3:train:0:0"
     finally:
         del gymnasium.registry[made]

@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -212,25 +215,33 @@ def test_unknown_tasks_list_the_near_ones():
         tasks.make("arm_reech")
 
 
-def test_a_task_of_ones_own_is_named_by_its_file_or_module(tmp_path, monkeypatch):
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "from metarl.tasks.point_navigation import PointNavigation\n"
-        "class Mine(PointNavigation):\n    name = 'mine'\n    horizon = 7\n"
-        "class Nameless(PointNavigation):\n    pass\n"
-        "class Taken(PointNavigation):\n    name = 'arm_reach'\n"
-    )
-    made = tasks.make(f"{file}:Mine")
-    assert (made.spec.task, made.spec.horizon) == ("mine", 7)
-    assert type(made) is type(tasks.make(f"{file}:Mine"))
-    monkeypatch.syspath_prepend(tmp_path)
-    assert tasks.make("mine:Mine").spec == made.spec
-    with pytest.raises(ValueError, match=r"no Task in .*mine.py is called 'Main': did you mean Mine"):
-        tasks.make(f"{file}:Main")
-    with pytest.raises(ValueError, match=r"the task needs a `name` of its own"):
-        tasks.make(f"{file}:Nameless")
-    with pytest.raises(ValueError, match=r"the task needs a `name` of its own"):
-        tasks.make(f"{file}:Taken")
-    with pytest.raises(ValueError, match=r"no task file .*absent.py"):
-        tasks.make(f"{tmp_path}/absent.py:Mine")
-    assert "mine" not in tasks.names()
+OWN_TASK = """
+from metarl.tasks.point_navigation import PointNavigation
+
+class Straight(PointNavigation):
+    name = "straight_line"
+    horizon = 7
+"""
+
+
+def test_task_files_in_a_folder_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "__path__", list(tasks.__path__))
+    (tmp_path / "straight_line.py").write_text(OWN_TASK)
+    assert "straight_line" not in tasks.names()
+    tasks.add_folder(tmp_path)
+    assert "straight_line" in tasks.names()
+    assert tasks.make("straight_line").spec.horizon == 7
+    with pytest.raises(ValueError, match=r"no folder of task files .*absent"):
+        tasks.add_folder(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"holds straight_line: metarl.tasks has that already"):
+        tasks.add_folder(tmp_path)
+
+
+def test_folders_named_by_the_environment(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.py").write_text(OWN_TASK.replace("straight_line", name))
+    folders = os.pathsep.join(str(tmp_path / name) for name in ("one", "two"))
+    code = "from metarl import tasks; print(sorted(set(tasks.names()) & {'one', 'two'}), tasks.make('two').spec.task)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "METARL_TASKS": folders})
+    assert done.stdout == "['one', 'two'] two\n"
