@@ -117,6 +117,7 @@ def read_scene(model: mujoco.MjModel, robot: RobotSpec) -> Scene:
     _refuse(model)
     compensated = copy.copy(model)
     compensated.body_mass[:] *= model.body_gravcomp
+    compensated.body_inertia[:] *= model.body_gravcomp[:, None]
     limits = dict(zip(robot.joint_names, robot.qvel_limits, strict=True))
     tops = roots(model)
     trees = tuple(_read_tree(model, compensated, root, limits) for root in tops)

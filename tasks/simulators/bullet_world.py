@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,10 +170,10 @@ def connect() -> int:
 
 def load_document(client: int, document: str, fixed: bool) -> int:
     """Number of the body made from a URDF document; Bullet reads documents from files only."""
-    with tempfile.TemporaryDirectory(prefix="metarl_") as folder:
-        path = Path(folder) / "body.urdf"
-        path.write_text(document)
-        body: int = bullet.loadURDF(str(path), useFixedBase=fixed, flags=_FLAGS, physicsClientId=client)
+    with tempfile.NamedTemporaryFile("w", suffix=".urdf") as file:
+        file.write(document)
+        file.flush()
+        body: int = bullet.loadURDF(file.name, useFixedBase=fixed, flags=_FLAGS, physicsClientId=client)
     return body
 
 

@@ -55,12 +55,18 @@ class Worlds:
             world.reset({t: q[i] for t, q in qpos.items()}, {t: p[i] for t, p in poses.items()})
         self._ctrl[:] = ctrl
 
-    def advance(self, ctrl: Array | None, substeps: int, active: NDArray[np.bool_] | None) -> None:
-        """Run `substeps` in the worlds of the mask, with commands (n, C) or the last ones."""
-        if ctrl is not None:
-            self._ctrl[:] = ctrl
-        chosen = np.arange(len(self._worlds)) if active is None else np.flatnonzero(active)
-        for _ in range(substeps if len(chosen) else 0):
+    def advance(self, commands: Array | None, substeps: int, active: NDArray[np.bool_]) -> None:
+        """Run the worlds of the mask.
+
+        Args:
+            commands: (n, S, C) of the actuators: one for each substep, or one for all; None leaves the last ones.
+            substeps: how many.
+            active: (n,) which worlds.
+        """
+        chosen = np.flatnonzero(active)
+        for s in range(substeps if len(chosen) else 0):
+            if commands is not None:
+                self._ctrl[:] = commands[:, min(s, commands.shape[1] - 1)]
             for tree in self._forces:
                 self._push(tree, chosen)
             for i in chosen:

@@ -60,12 +60,11 @@ class PybulletSimulator(RobotSimulator):
         self.last_qpos = start["qpos"]
         qpos = np.zeros((self.num_sims, self._num_joints))
         qpos[:, self._columns] = start["qpos"].numpy()
-        self._ctrl = np.zeros((self.num_sims, self.model.nu))
-        self._ctrl[:, self._actuators] = start["qpos"].numpy()
+        ctrl = self._commands(start["qpos"].unsqueeze(1))[:, 0]
         placed = {name: value for name, value in start.items() if name != "qpos"}
         shown = {name.removesuffix("_pos"): value for name, value in goals.items()}
         poses = {self._trees[name]: value.double().numpy() for name, value in {**shown, **placed}.items() if name in self._trees}
-        self._each("reset", lambda shard: ({self._robot_tree: qpos[shard]}, {t: pose[shard] for t, pose in poses.items()}, self._ctrl[shard]))
+        self._each("reset", lambda shard: ({self._robot_tree: qpos[shard]}, {t: pose[shard] for t, pose in poses.items()}, ctrl[shard]))
         return self.read()
 
     def read(self) -> Readings:
@@ -73,10 +72,24 @@ class PybulletSimulator(RobotSimulator):
         return {name: data[:, s] for name, s in self._slices.items()}
 
     def advance(self, targets: Tensor | None, substeps: int, active: Tensor | None) -> None:
-        if targets is not None:
-            self._ctrl[:, self._actuators] = targets.numpy()
+        commands = None if targets is None else self._commands(targets.unsqueeze(1))
+        self._advance(commands, substeps, active)
+
+    def follow(self, targets: Tensor, active: Tensor | None) -> None:
+        if self.on_frame is None:  # all targets at once: processes need not wait for each other after every step
+            self._advance(self._commands(targets), targets.shape[1], active)
+        else:
+            super().follow(targets, active)
+
+    def _commands(self, targets: Tensor) -> Array:
+        """(N, S, C) commands of all actuators, from those (N, S, J) of the robot's joints."""
+        commands = np.zeros((*targets.shape[:2], self.model.nu))
+        commands[..., self._actuators] = targets.numpy()
+        return commands
+
+    def _advance(self, commands: Array | None, substeps: int, active: Tensor | None) -> None:
         mask = np.ones(self.num_sims, dtype=np.bool_) if active is None else active.numpy()
-        self._each("advance", lambda shard: (None if targets is None else self._ctrl[shard], substeps, mask[shard]))
+        self._each("advance", lambda shard: (None if commands is None else commands[shard], substeps, mask[shard]))
 
     def frictions(self) -> list[dict[tuple[int, str], float]]:
         """Of each simulation, the friction that Bullet says each link has; a link is the number of its tree and its name."""

@@ -68,6 +68,11 @@ class RobotSimulator(Simulator):
     def advance(self, targets: Tensor | None, substeps: int, active: Tensor | None) -> None:
         """Run `substeps` of physics towards joint position-loop targets (N, J), or the last ones; None: all simulations."""
 
+    def follow(self, targets: Tensor, active: Tensor | None) -> None:
+        """One step of physics towards each of S targets (N, S, J) in turn."""
+        for s in range(targets.shape[1]):
+            self._filmed(targets[:, s], 1, active)
+
     def step(self, command: JointTrajectory, active: Tensor) -> Readings:
         """Follow the trajectory, then wait at most `settle_time` for `Task.at_rest`."""
         mask = None if bool(active.all()) else active
@@ -76,9 +81,7 @@ class RobotSimulator(Simulator):
             self._filmed(command.qpos[:, 0] + self.damping_ratio * command.qvel[:, 0], substeps, mask)
         else:
             qpos, qvel = interpolate(command, self.last_qpos, substeps)
-            targets = qpos + self.damping_ratio * qvel
-            for s in range(targets.shape[1]):
-                self._filmed(targets[:, s], 1, mask)
+            self.follow(qpos + self.damping_ratio * qvel, mask)
         self.last_qpos = command.qpos[:, -1]
         self._settle(active)
         return self.read()
