@@ -1,0 +1,59 @@
+"""Shared by all tests: one thread for torch, and an algorithm small enough to train in a second."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from metarl import algos, tasks
+from metarl.rollout import collect
+from metarl.tasks.batched_env import BatchedEnv
+from metarl.tasks.point_navigation import PointNavigation
+
+SMALL = {"num_tasks": 3, "num_robots": 2, "iterations": 4, "hidden_size": 8, "layers": (8,), "hidden": (8,), "epochs": 2, "minibatches": 2}
+
+
+def pytest_configure(config):
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def short_episodes(monkeypatch):
+    """point_navigation with episodes of 8 decisions, everywhere in this process."""
+    monkeypatch.setattr(PointNavigation, "horizon", 8)
+
+
+@pytest.fixture(scope="session")
+def small_config():
+    """small_config(algorithm, **overrides): a configuration for tests; settings that an algorithm does not have are left out."""
+
+    def make(name, **overrides):
+        kind = algos.load(name).Config
+        known = {f.name for f in dataclasses.fields(kind)}
+        return kind(**{k: v for k, v in (SMALL | overrides).items() if k in known})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_algorithm(small_config):
+    """small_algorithm(name, task="point_navigation", seed=1)."""
+
+    def make(name, task="point_navigation", seed=1):
+        made = tasks.make(task)
+        return algos.load(name)(made.spec, made.params, small_config(name), seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_rollout():
+    """small_rollout(algorithm, start=0): what a training adapter does in its next tasks, in a new environment."""
+
+    def make(algorithm, start=0):
+        task, config = tasks.make(algorithm.spec.task), algorithm.config
+        env = BatchedEnv(task, config.num_tasks, config.num_robots, num_threads=1, seed=7)
+        env.set_tasks(task.sample(config.num_tasks, start=start))
+        return collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True))
+
+    return make

@@ -1,0 +1,198 @@
+"""What holds for every algorithm; a new algorithm file is found by itself."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from metarl import algos, meta_parameters
+from metarl.rollout import Rollout
+from metarl.tasks.batched_env import Step
+
+every_algorithm = pytest.mark.parametrize("name", algos.names())
+pytestmark = pytest.mark.usefixtures("short_episodes")
+
+STEP_FIELDS = [f.name for f in dataclasses.fields(Step)]
+FACTORIES = {torch.zeros, torch.ones, torch.empty, torch.full, torch.tensor, torch.arange, torch.linspace, torch.eye, torch.rand, torch.randn, torch.randperm}
+
+
+@pytest.fixture
+def algorithm(name, small_algorithm):
+    """One that has been trained a little, so that its normaliser is not the identity and its output layer is not nearly zero."""
+    made = small_algorithm(name)
+    with torch.no_grad():
+        made.load_meta_parameters({k: v + 0.1 * torch.sin(torch.arange(v.numel()) + 1.0).reshape(v.shape) for k, v in made.meta_parameters().items()})
+    return made
+
+
+def steps(rollout, tasks=slice(None)):
+    """The rollout's episodes as lists of Steps."""
+    episodes, horizon = rollout.obs.shape[2:4]
+    return [[Step(*(getattr(rollout, f)[tasks, :, k, h] for f in STEP_FIELDS)) for h in range(horizon)] for k in range(episodes)]
+
+
+def replay(adapter, rollout, tasks=slice(None)):
+    """(M, R, K, H, A) mean actions of an adapter that is shown a recorded rollout."""
+    adapter.reset()
+    if hasattr(adapter, "tell"):
+        adapter.tell(rollout.values[tasks])
+    actions = []
+    for episode in steps(rollout, tasks):
+        for step in episode:
+            actions.append(adapter.act(step.obs, explore=False))
+            adapter.observe(step)
+        adapter.adapt()
+    return torch.stack(actions, 2).unflatten(2, (rollout.obs.shape[2], -1))
+
+
+def with_early_ends(rollout, garbage):
+    """Two robots end in the middle of an episode; what is held after that is `garbage`."""
+    changed = Rollout(**{f.name: getattr(rollout, f.name) for f in dataclasses.fields(Rollout)})
+    for name in STEP_FIELDS:
+        setattr(changed, name, getattr(rollout, name).clone())
+    for robot in ((0, 0, 0), (2, 1, 1)):  # task, copy, episode
+        changed.terminated[(*robot, 3)] = True
+        changed.truncated[robot] = False
+        held = (*robot, slice(4, None))
+        changed.valid[held], changed.reward[held] = False, 0.0
+        for name in ("obs", "next_obs", "action"):
+            getattr(changed, name)[held] = garbage
+    return changed
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    for key in left:
+        torch.testing.assert_close(left[key], right[key], rtol=0, atol=0, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@every_algorithm
+def test_actions_are_finite_and_of_the_right_shape(algorithm, small_rollout):
+    rollout = small_rollout(algorithm)
+    assert rollout.action.shape == (3, 2, 2, 8, 2)
+    assert bool(rollout.action.isfinite().all())
+    assert float(rollout.action[0, 0, 0].std()) > 0.01, "a training adapter that does not explore learns nothing"
+
+
+@every_algorithm
+def test_what_is_understood_comes_from_observe_alone_and_act_changes_nothing(algorithm, small_rollout):
+    rollout = small_rollout(algorithm)
+    adapter = algorithm.adapter(3, 2)
+    first = replay(adapter, rollout)
+    obs = rollout.obs[:, :, 0, 0]
+    before = adapter.act(obs, explore=False)
+    for _ in range(3):
+        adapter.act(obs + 1.0)
+    same({"act": before}, {"act": adapter.act(obs, explore=False)})
+    same({"replay": first}, {"replay": replay(algorithm.adapter(3, 2, training=True), rollout)})
+
+
+@every_algorithm
+def test_tasks_in_a_batch_are_as_if_alone(algorithm, small_rollout):
+    rollout = small_rollout(algorithm)
+    together = replay(algorithm.adapter(3, 2), rollout)
+    alone = [replay(algorithm.adapter(1, 2), rollout, slice(m, m + 1)) for m in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+@every_algorithm
+def test_held_steps_change_nothing_in_the_adapter(algorithm, small_rollout):
+    rollout = small_rollout(algorithm)
+    zero, seven = (with_early_ends(rollout, garbage) for garbage in (0.0, 7.0))
+    acted = [replay(algorithm.adapter(3, 2), r) for r in (zero, seven)]
+    valid = zero.valid.unsqueeze(-1)
+    same({"act": acted[0] * valid}, {"act": acted[1] * valid})
+
+
+@every_algorithm
+def test_held_steps_change_nothing_in_the_outer_step(name, small_algorithm, small_rollout):
+    results = []
+    for garbage in (0.0, 7.0):
+        algorithm = small_algorithm(name)
+        algorithm.meta_update(with_early_ends(small_rollout(algorithm), garbage))
+        results.append(algorithm.meta_parameters())
+    for key in results[0]:
+        torch.testing.assert_close(results[0][key], results[1][key], rtol=1e-4, atol=1e-6)
+
+
+@every_algorithm
+def test_reset_equals_a_new_adapter(algorithm, small_rollout):
+    rollout, other = small_rollout(algorithm), small_rollout(algorithm, start=10)
+    used = algorithm.adapter(3, 2)
+    replay(used, other)
+    same({"act": replay(used, rollout)}, {"act": replay(algorithm.adapter(3, 2), rollout)})
+
+
+@every_algorithm
+def test_meta_parameters_move_in_the_outer_step_and_nowhere_else(name, small_algorithm, small_rollout):
+    algorithm = small_algorithm(name)
+    before = algorithm.meta_parameters()
+    rollout = small_rollout(algorithm)
+    replay(algorithm.adapter(3, 2), rollout)
+    same(before, algorithm.meta_parameters())
+    metrics = algorithm.meta_update(rollout)
+    after = algorithm.meta_parameters()
+    assert any(not torch.equal(before[k], after[k]) for k in before)
+    assert metrics
+    assert all(isinstance(v, float | int) for v in metrics.values())
+
+
+@every_algorithm
+def test_save_and_load_act_the_same_bit_for_bit(name, small_algorithm, small_rollout, tmp_path):
+    algorithm = small_algorithm(name)
+    algorithm.meta_update(small_rollout(algorithm))
+    path = tmp_path / "file.safetensors"
+    meta_parameters.save(path, algorithm, name, env_steps=96, command="metarl train")
+    loaded = meta_parameters.load(path)
+    assert loaded.config == algorithm.config
+    same(algorithm.meta_parameters(), loaded.meta_parameters())
+    rollout = small_rollout(algorithm, start=3)
+    same({"act": replay(algorithm.adapter(3, 2), rollout)}, {"act": replay(loaded.adapter(3, 2), rollout)})
+
+
+@every_algorithm
+def test_resumed_training_equals_uninterrupted_training(name, small_algorithm, small_rollout, tmp_path):
+    algorithm = small_algorithm(name)
+    algorithm.meta_update(small_rollout(algorithm))
+    path = tmp_path / "state.safetensors"
+    meta_parameters.save_state(path, algorithm.state_dict())
+    resumed = small_algorithm(name, seed=99)
+    resumed.load_state_dict(meta_parameters.load_state(path))
+    for start in (3, 6):
+        metrics = [a.meta_update(small_rollout(a, start)) for a in (algorithm, resumed)]
+        assert metrics[0] == metrics[1]
+    same(algorithm.meta_parameters(), resumed.meta_parameters())
+
+
+@every_algorithm
+def test_same_seed_same_meta_parameters_whatever_the_global_generator(name, small_algorithm):
+    torch.manual_seed(1)
+    one = small_algorithm(name).meta_parameters()
+    torch.manual_seed(2)
+    same(one, small_algorithm(name).meta_parameters())
+
+
+class WrongDeviceUnlessSaid(TorchFunctionMode):
+    """Tensors that are made without saying where land on the meta device and cannot be mixed with others, as on a machine with a GPU.
+
+    Random numbers from a generator are drawn where the generator is.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in FACTORIES and kwargs.get("device") is None and kwargs.get("generator") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+@every_algorithm
+def test_everything_is_made_on_the_device_of_its_inputs(name, small_algorithm, small_rollout):
+    algorithm = small_algorithm(name)
+    algorithm.meta_update(small_rollout(algorithm))  # optimisers make their state, on their own terms
+    rollout = small_rollout(algorithm, start=3)
+    with WrongDeviceUnlessSaid():
+        with pytest.raises(RuntimeError, match="meta"):
+            rollout.obs + torch.zeros(3, 1, 1, 1, 1)
+        replay(algorithm.adapter(3, 2), rollout)
+        algorithm.meta_update(rollout)
