@@ -1,0 +1,135 @@
+"""adapter: the Adapter of one meta-parameters file on a robot. It is never told the task, and knows no simulator.
+
+Subscribes `events` (from the task node), the robot's joint states, `seen/BODY`, `executed` (what the safety node let through).
+Publishes `~/command` (JointTrajectory, stamped like the event that it answers), `~/action`, `~/status`.
+Parameters: meta_parameters (a file, or zoo:TASK/ALGORITHM), robot (the file must be for it).
+"""
+
+from __future__ import annotations
+
+import torch
+from rclpy.node import Node
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from metarl import meta_parameters, robots, tasks
+from metarl.algorithm import MetaRLAlgorithm
+from metarl.robots.spec import RobotSpec
+from metarl.ros_nodes import messages, runtime
+from metarl.ros_nodes.control_loop import ControlLoop, Decision
+from metarl.ros_nodes.events import Event, EventOrder
+from metarl.ros_nodes.inbox import Inbox
+from metarl.ros_nodes.rejection import Rejected, RejectedAction
+from metarl.tasks.task import Task
+
+PERIOD = 0.25  # s between two looks at who is listening
+
+
+def load(path: str, robot: RobotSpec) -> tuple[Task, ControlLoop]:
+    """The task that a meta-parameters file is for, and its adapter in a control loop.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it does not fit this code, this robot or its joints.
+    """
+    algorithm: MetaRLAlgorithm = meta_parameters.load(path)
+    spec = algorithm.spec
+    if algorithm.privileged:
+        raise ValueError(f"{path} must be told the task's parameters: it is a reference for evaluation and never runs on a robot")
+    if spec.robot != robot.name:
+        raise ValueError(f"{path} is for the robot {spec.robot or 'none'!r}, this one is {robot.name!r}")
+    if spec.joint_names != robot.joint_names:
+        raise ValueError(f"{path} is for the joints {', '.join(spec.joint_names)}; {robot.name} has {', '.join(robot.joint_names)}")
+    task = tasks.make(spec.task)
+    return task, ControlLoop(task, algorithm.adapter(1), algorithm.noise_to_adapt)
+
+
+class AdapterNode:
+    """Waits, for each event, until readings as new as it are here; then observes and acts."""
+
+    finished = False
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        torch.set_num_threads(1)
+        self.robot = robots.load(runtime.parameter(node, "robot", "arm7"))
+        self.file = runtime.parameter(node, "meta_parameters", "")
+        self.task, self.loop = load(self.file, self.robot)
+        self.status = runtime.Status(node)
+        self.order = EventOrder()
+        self._events: list[Event] = []  # accepted, not yet dealt with
+        self._asked = 0  # ns, stamp of the command that was published last
+        self._executed: tuple[int, torch.Tensor] = (0, torch.empty(0))  # stamp and last pose of what safety let through
+        self._command = node.create_publisher(JointTrajectory, "~/command", runtime.COMMAND)
+        self._action = node.create_publisher(Float64MultiArray, "~/action", runtime.ANSWERS)
+        self.inbox = Inbox(node, self.task, self.loop.needs, "seen", self.status, self._advance)
+        node.create_subscription(JointTrajectory, "executed", self._on_executed, runtime.ANSWERS)
+        node.create_subscription(Float64MultiArray, "events", self._on_event, runtime.HISTORY)
+        runtime.steady_timer(node, PERIOD, self._on_timer)
+
+    def _on_timer(self) -> None:
+        if not self.status.ready:
+            listened = self._command.get_subscription_count() > 0
+            self.status.publish(f"adapting with {self.file}" if listened else "waiting for the safety node", ready=listened)
+
+    def _on_event(self, message: Float64MultiArray) -> None:
+        try:
+            event = messages.to_event(message)
+            if self.order.accept(event):
+                self._events.clear()
+                self.loop.begin_trial()
+        except Rejected as rejected:
+            self.status.refused(rejected.reason, f"event: {rejected}")
+            return
+        self._events.append(event)
+        self._advance()
+
+    def _on_executed(self, message: JointTrajectory) -> None:
+        try:
+            command = messages.command_arrays(message, self.robot.joint_names)
+        except Rejected as rejected:
+            self.status.refused(rejected.reason, f"executed: {rejected}")
+            return
+        self._executed = command.stamp, torch.from_numpy(command.qpos[-1]).float()
+        self._advance()
+
+    def _advance(self) -> None:
+        """Deal with the oldest event, once all that belongs to it is here."""
+        if not self._events:
+            return
+        event = self._events[0]
+        if self.inbox.missing(event.stamp) or not (event.begins or self._executed[0] == self._asked):
+            return
+        self._events.pop(0)
+        try:
+            self._answer(event)
+        except RejectedAction as error:
+            raise RuntimeError(f"{self.file} decided what no robot may do: {error}") from error
+        except Rejected as rejected:
+            self.status.refused(rejected.reason, f"event {event.sequence}: {rejected}")
+
+    def _answer(self, event: Event) -> None:
+        seen = self.inbox.readings()
+        if event.begins:
+            self._publish(event, self.loop.begin_episode(seen))
+            return
+        decision = self.loop.take_result(event.reward, event.terminated, event.truncated, seen, self._executed[1])
+        if decision is not None:
+            self._publish(event, decision)
+        else:
+            self.loop.end_episode()
+
+    def _publish(self, event: Event, decision: Decision) -> None:
+        self._asked = event.stamp
+        command = messages.planned_command(decision.trajectory, event.stamp)
+        self._command.publish(messages.command_message(command, self.robot.joint_names))
+        labels = ("epoch", "sequence", *self.task.action_names)
+        self._action.publish(messages.numbers(labels, [event.epoch, event.sequence, *decision.action.tolist()]))
+
+
+def main() -> None:
+    """Run the node."""
+    runtime.run("adapter", AdapterNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""One robot's Adapter driven by events: exactly what BatchedEnv and `collect` do in training. Plain Python, no ROS.
+
+    loop.begin_trial()
+    decision = loop.begin_episode(seen)                                  # observation -> act -> trajectory
+    while decision is not None:
+        decision = loop.take_result(reward, terminated, truncated, seen)     # observe -> act; None: the episode has ended
+    loop.end_episode()                                                   # adapt: may be slow, the robot is at rest
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.algorithm import Adapter
+from metarl.robots.spec import JointTrajectory
+from metarl.ros_nodes import readings
+from metarl.ros_nodes.rejection import Rejected, RejectedAction
+from metarl.tasks.batched_env import Step
+from metarl.tasks.task import Readings, Task
+
+
+class Decision(NamedTuple):
+    """What the adapter decided.
+
+    Attributes:
+        action: (A,) as the adapter gave it.
+        trajectory: the motion that it stands for, (S, J).
+    """
+
+    action: Tensor
+    trajectory: JointTrajectory
+
+
+class ControlLoop:
+    """Keeps what belongs to one robot between two decisions: observation, last action, last commanded pose.
+
+    Args:
+        task: whose `observation` and `command` are used; its reward and its parameters are not.
+        adapter: for one task and one robot.
+        explore: whether actions are drawn or are the mean.
+    """
+
+    def __init__(self, task: Task, adapter: Adapter, explore: bool) -> None:
+        self.task, self.adapter, self.explore = task, adapter, explore
+        self.needs = readings.needed_to_act(task)
+        self._deciding = False
+
+    def begin_trial(self) -> None:
+        """A new task: forget what was understood of the last one."""
+        self.adapter.reset()
+        self._deciding = False
+
+    def begin_episode(self, seen: Readings) -> Decision:
+        """Act for the first time in an episode.
+
+        Args:
+            seen: what the robot's sensors say, name -> (n,).
+
+        Raises:
+            Rejected: a reading cannot be used; nothing was changed by it.
+            RejectedAction: what the adapter decided cannot be used.
+        """
+        ready = readings.complete(self.task, self.needs, seen)
+        self._last_action = torch.zeros(1, self.task.spec.action_size)
+        self._command_qpos = ready["qpos"]
+        sensed, self._obs = self._observe(ready)
+        return self._act(sensed)
+
+    def take_result(self, reward: float, terminated: bool, truncated: bool, seen: Readings, executed_qpos: Tensor | None = None) -> Decision | None:
+        """Tell the adapter what became of its decision, and act again unless the episode has ended.
+
+        Args:
+            reward: of the decision.
+            terminated, truncated: whether and how the episode ended.
+            seen: readings after the decision, name -> (n,).
+            executed_qpos: (J,) pose that was commanded in the end, where it may differ from the decided one.
+
+        Raises:
+            Rejected: no decision is open, or something given cannot be used; nothing was changed by it.
+            RejectedAction: what the adapter decided cannot be used.
+        """
+        if not self._deciding:
+            raise Rejected("no_decision", "a result came, but no decision is open")
+        if not math.isfinite(reward):
+            raise Rejected("not_finite", f"the reward is {reward}")
+        ready = readings.complete(self.task, self.needs, seen)
+        before_obs, given = self._obs, self._action
+        if executed_qpos is not None:
+            self._command_qpos = executed_qpos.unsqueeze(0)
+        self._last_action = given.clamp(-1.0, 1.0)
+        sensed, self._obs = self._observe(ready)
+        self.adapter.observe(_step(before_obs, given, reward, self._obs, terminated, truncated))
+        if terminated or truncated:
+            self._deciding = False
+            return None
+        return self._act(sensed)
+
+    def end_episode(self) -> None:
+        """Let the adapter learn from the episode that has ended."""
+        self.adapter.adapt()
+
+    def _observe(self, ready: Readings) -> tuple[Readings, Tensor]:
+        """What is sensed together with what is kept here, and the observation (1, O) of it."""
+        sensed = {**ready, "last_action": self._last_action, "command_qpos": self._command_qpos}
+        return sensed, self.task.observation(sensed)
+
+    def _act(self, sensed: Readings) -> Decision:
+        action = self.adapter.act(self._obs.unsqueeze(0), self.explore).detach()
+        expected = (1, 1, self.task.spec.action_size)
+        if tuple(action.shape) != expected:
+            raise RejectedAction("wrong_shape", f"the action has shape {tuple(action.shape)}, expected (tasks, robots, actions) = {expected}")
+        if not bool(action.isfinite().all()):
+            raise RejectedAction("not_finite", f"the action is {action.flatten().tolist()}")
+        self._action = action[0].float()
+        trajectory = self.task.command(self._action.clamp(-1.0, 1.0), sensed)
+        self._command_qpos = trajectory.qpos[:, -1]
+        self._deciding = True
+        return Decision(self._action[0], JointTrajectory(trajectory.qpos[0], trajectory.qvel[0], trajectory.dt))
+
+
+def _step(obs: Tensor, action: Tensor, reward: float, next_obs: Tensor, terminated: bool, truncated: bool) -> Step:
+    """The Step of one task and one robot."""
+    flag = torch.ones(1, 1, dtype=torch.bool)
+    given = (obs.unsqueeze(0), action.unsqueeze(0), torch.tensor([[reward]]), next_obs.unsqueeze(0))
+    return Step(*given, flag & terminated, flag & truncated, flag)

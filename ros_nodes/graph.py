@@ -1,0 +1,264 @@
+"""Which nodes, with which parameters and remappings: launch files, the demo and the tests all start from here. Plain Python, no ROS."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from metarl.tasks import SPLITS, simulators
+
+Value = str | int | float | bool
+PARENT_VARIABLE = "METARL_PARENT_PID"  # a node that finds it ends when that process is gone
+READY = ": ready"  # how a node's log says so
+_DOMAINS = range(1, 102)  # 0 is everybody's default; above 101 ports of Linux' own choice begin
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process.
+
+    Attributes:
+        name: of the node.
+        executable: console script, and the module of that name in `metarl.ros_nodes`.
+        parameters, remappings: as ROS knows them.
+    """
+
+    name: str
+    executable: str
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    remappings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def command(self) -> list[str]:
+        """How to start it with this Python, wherever its console script may be."""
+        arguments = [sys.executable, "-m", f"metarl.ros_nodes.{self.executable}", "--ros-args"]
+        for name, value in self.parameters.items():
+            arguments += ["-p", f"{name}:={json.dumps(value)}"]  # quoted, so that no text is taken for a number
+        for old, new in self.remappings.items():
+            arguments += ["-r", f"{old}:={new}"]
+        return arguments
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a person chooses of the arm's graph; each field is an argument of `launch/arm.launch.py` and of the demo.
+
+    Attributes:
+        meta_parameters: a file, or zoo:TASK/ALGORITHM.
+        task: the task distribution.
+        simulator: behind the robot's topics.
+        split, index: which hidden task.
+        seed: of everything random in the simulated world.
+        episodes: of the trial; 0 takes the task's own number.
+    """
+
+    meta_parameters: str = "zoo:arm_slide/rl2"
+    task: str = "arm_slide"
+    simulator: str = "pybullet"
+    split: str = "iid"
+    index: int = 0
+    seed: int = 0
+    episodes: int = 0
+
+
+CHOICES = {"simulator": tuple(n for n in simulators.NAMES if n != "analytic"), "split": SPLITS}
+
+
+def arm(choice: Arm, observers: int = 0) -> tuple[NodeSpec, ...]:
+    """Simulated robot, safety, adapter and task.
+
+    Args:
+        choice: what is run.
+        observers: how many besides the adapter will listen to the task's events; the trial waits for them.
+    """
+    from metarl import tasks
+
+    robot = tasks.make(choice.task).robot_name
+    return (
+        NodeSpec("sim", "sim_node", {k: getattr(choice, k) for k in ("task", "simulator", "split", "index", "seed")}),
+        NodeSpec("safety", "safety_node", {"robot": robot}, {"command": "adapter/command"}),
+        NodeSpec("adapter", "adapter_node", {"meta_parameters": choice.meta_parameters, "robot": robot}, {"events": "task/events", "executed": "safety/executed"}),
+        NodeSpec("task", "task_node", {"task": choice.task, "episodes": choice.episodes, "observers": observers}, {
+            "action": "adapter/action", "executed": "safety/executed", "begin_episode": "sim/begin_episode",
+            "adapter_status": "adapter/status", "safety_status": "safety/status",
+        }),
+    )  # fmt: skip
+
+
+# ---- running ----------------------------------------------------------------------------------------------------------------
+
+
+class NodeFailed(RuntimeError):
+    """A node ended with an error; the message holds what it said last."""
+
+
+class Graph:
+    """The nodes as processes on this machine, seen by nobody else.
+
+        with Graph(arm(Arm())) as graph:
+            graph.wait("task", 120.0)
+
+    However the block is left, no process stays behind.
+
+    Args:
+        nodes: to start, in this order.
+        domain: the ROS domain that they share, e.g. of `Domain()`.
+    """
+
+    def __init__(self, nodes: tuple[NodeSpec, ...], domain: Domain) -> None:
+        self.nodes, self.domain = nodes, domain
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._logs: dict[str, IO[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="metarl-graph-"))
+        try:
+            for node in self.nodes:
+                self.start(node)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self, node: NodeSpec) -> None:
+        """Start one process; what it says goes to a file."""
+        log = self._logs[node.name] = open(self._folder / f"{node.name}.log", "wb")  # noqa: SIM115
+        environment = {**self.domain.environment(), "ROS_LOG_DIR": str(self._folder), PARENT_VARIABLE: str(os.getpid())}
+        self._processes[node.name] = subprocess.Popen(node.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    def said(self, name: str) -> str:
+        """Everything that a node has written."""
+        return (self._folder / f"{name}.log").read_text(errors="replace")
+
+    def finished(self, name: str) -> bool:
+        """Whether a node has ended by itself.
+
+        Raises:
+            NodeFailed: some node has ended with an error.
+        """
+        for other, process in self._processes.items():
+            if process.poll():
+                lines = self.said(other).strip().splitlines()[-15:]
+                raise NodeFailed(f"the {other} node ended with exit status {process.returncode}:\n" + "\n".join(lines))
+        return self._processes[name].poll() is not None
+
+    def wait(self, name: str, timeout: float) -> None:
+        """Until a node has ended by itself.
+
+        Raises:
+            NodeFailed: some node has ended with an error.
+            TimeoutError: it took longer than `timeout` s.
+        """
+        self.wait_until(lambda: self.finished(name), timeout, f"the {name} node to end")
+
+    def wait_ready(self, timeout: float) -> None:
+        """Until every node says that it is ready.
+
+        Raises:
+            NodeFailed, TimeoutError: as `wait`.
+        """
+        for node in self.nodes:
+            self.wait_until(lambda name=node.name: self.finished(name) or READY in self.said(name), timeout, f"the {node.name} node to be ready")  # type: ignore[misc]
+
+    def wait_until(self, true: Callable[[], bool], timeout: float, what: str) -> None:
+        """Until something is true that may ask `finished`, looking 20 times a second.
+
+        Raises:
+            TimeoutError: it took longer than `timeout` s.
+        """
+        end = time.monotonic() + timeout
+        while not true():
+            if time.monotonic() > end:
+                last = {name: (self.said(name).strip().splitlines() or ["nothing"])[-1] for name in self._processes}
+                raise TimeoutError(f"waited {timeout:.0f} s for {what}; they said last:\n" + "\n".join(f"{k}: {v}" for k, v in last.items()))
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End every process: by asking, then by force."""
+        try:
+            for number, patience in ((signal.SIGINT, 5.0), (signal.SIGTERM, 2.0)):
+                for process in self._processes.values():
+                    if process.poll() is None:
+                        process.send_signal(number)
+                end = time.monotonic() + patience
+                while time.monotonic() < end and any(p.poll() is None for p in self._processes.values()):
+                    time.sleep(0.02)
+        finally:
+            for process in self._processes.values():
+                process.kill()
+                process.wait()
+            for log in self._logs.values():
+                log.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Domain:
+    """A ROS domain that nobody else on this machine uses, for as long as this object is open.
+
+    Raises:
+        RuntimeError: none is free.
+    """
+
+    def __init__(self) -> None:
+        for number in _DOMAINS:
+            base = 7400 + 250 * number  # RTPS: ports of a domain
+            try:
+                self._lock = _bound(base + 9)  # RTPS leaves it free: whoever of us holds it has the domain
+            except OSError:
+                continue
+            try:
+                _bound(base + 10).close()  # the first participant's, of somebody else
+            except OSError:
+                self._lock.close()
+                continue
+            self.id = number
+            return
+        raise RuntimeError("no ROS domain between 1 and 101 is free on this machine")
+
+    def environment(self) -> dict[str, str]:
+        """Environment for processes of this domain, which no other machine sees."""
+        environment = dict(os.environ)
+        if sys.prefix not in environment.get("LD_LIBRARY_PATH", ""):
+            # ROS wheels set library paths once per process tree; a tree that began in another Python's environment must do it again here
+            environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
+        return {**environment, **self.variables()}
+
+    def variables(self) -> dict[str, str]:
+        """What sets this domain apart."""
+        # UDP, because processes that are killed leave shared memory behind; it is not slower for messages of this size
+        return {"ROS_DOMAIN_ID": str(self.id), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
+
+    def close(self) -> None:
+        """Leave it to others."""
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _bound(port: int) -> socket.socket:
+    found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        found.bind(("0.0.0.0", port))
+    except OSError:
+        found.close()
+        raise
+    return found

@@ -1,0 +1,108 @@
+"""Which readings a task's functions need, and what can be computed of them on a robot. Plain Python, no ROS."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metarl.robots.kinematics import jacobian
+from metarl.ros_nodes.rejection import Rejected, check_names
+from metarl.tasks.task import Readings, Task
+
+OWN = ("last_action", "command_qpos")  # kept by the control loop, never measured
+FROM_JOINTS = ("tool_pos", "tool_linvel")  # computed from the joint encoders
+_BODY_PARTS = {"pos": 3, "quat": 4, "linvel": 3, "angvel": 3}
+
+
+class _Probe(Readings):
+    """Readings that come into being when a task's function asks for them."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(qpos=torch.tensor(task.robot.home_qpos))
+        self._task = task
+
+    def __missing__(self, name: str) -> Tensor:
+        self[name] = torch.zeros(size(self._task, name))
+        return self[name]
+
+
+def size(task: Task, name: str) -> int:
+    """Length of a reading.
+
+    Raises:
+        ValueError: no robot can measure a reading of that name.
+    """
+    if name in ("qpos", "qvel", "command_qpos"):
+        return task.robot.num_joints
+    if name == "last_action":
+        return task.spec.action_size
+    body, _, part = name.rpartition("_")
+    if not body or part not in _BODY_PARTS:
+        raise ValueError(f"{task.name}: no ROS message carries the reading {name!r}; known are qpos, qvel and BODY_{', BODY_'.join(_BODY_PARTS)}")
+    return _BODY_PARTS[part]
+
+
+def needed_to_act(task: Task) -> tuple[str, ...]:
+    """Readings that must arrive before the adapter can act."""
+    probe = _Probe(task)
+    task.observation(probe)
+    task.command(torch.zeros(task.spec.action_size), probe)
+    return _measured(probe)
+
+
+def needed_to_judge(task: Task) -> tuple[str, ...]:
+    """Readings that must arrive before a decision can be rewarded."""
+    probe = _Probe(task)
+    task.reward(probe, torch.zeros(task.spec.action_size), probe)
+    task.terminated(probe)
+    task.at_rest(probe)
+    error(task, probe)
+    return _measured(probe)
+
+
+def error(task: Task, readings: Readings) -> float:
+    """How far from done, in the task's unit; NaN where the task does not say."""
+    return float("nan") if type(task).error is Task.error else float(task.error(readings).reshape(-1)[0])
+
+
+def bodies(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Body -> parts of it, e.g. {"object": ("pos", "linvel")}, for readings that a camera or a tracking system must give."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        body, _, part = name.rpartition("_")
+        if part in _BODY_PARTS and name not in (*FROM_JOINTS, *OWN):
+            found[body] = (*found.get(body, ()), part)
+    return found
+
+
+def complete(task: Task, names: tuple[str, ...], measured: Readings) -> Readings:
+    """Check what was measured, each (n,), and add what follows from the joints; with one leading axis (1, n).
+
+    Args:
+        task: whose readings.
+        names: that are needed.
+        measured: what arrived.
+
+    Raises:
+        Rejected: missing_reading, wrong_shape or not_finite.
+    """
+    check_names("reading", [*measured, *FROM_JOINTS], names)
+    for name, value in measured.items():
+        if tuple(value.shape) != (size(task, name),):
+            raise Rejected("wrong_shape", f"reading {name} has shape {tuple(value.shape)}, expected ({size(task, name)},)")
+        if not bool(value.isfinite().all()):
+            raise Rejected("not_finite", f"reading {name} is {value.tolist()}")
+    readings = {name: value.unsqueeze(0) for name, value in measured.items()}
+    if set(names) & set(FROM_JOINTS):
+        frame, jac = jacobian(task.robot, readings["qpos"])
+        readings["tool_pos"] = frame[..., :3, 3]
+        if "tool_linvel" in names:
+            readings["tool_linvel"] = (jac[..., :3, :] @ readings["qvel"].unsqueeze(-1)).squeeze(-1)
+    return readings
+
+
+def _measured(probe: Readings) -> tuple[str, ...]:
+    names = {name for name in probe if name not in OWN}
+    if "tool_linvel" in names:
+        names.add("qvel")
+    return tuple(sorted(names))

@@ -1,0 +1,96 @@
+"""What the task node knows: when a decision is over, what it was worth, when episodes and the trial end. Plain Python, no ROS."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metarl.ros_nodes import readings
+from metarl.ros_nodes.events import Event
+from metarl.ros_nodes.rejection import Rejected
+from metarl.tasks.task import Readings, Task
+
+
+class Referee:
+    """Judges one trial of one robot from true readings, as BatchedEnv does.
+
+    Args:
+        task: whose reward, ends and rest.
+        epoch: number of the trial.
+        episodes: K; 0 takes the task's.
+    """
+
+    def __init__(self, task: Task, epoch: int, episodes: int = 0) -> None:
+        self.task, self.epoch = task, epoch
+        self.episodes = episodes or task.episodes_per_trial
+        self.needs = readings.needed_to_judge(task)
+        self.event: Event | None = None  # the latest
+
+    @property
+    def trial_ended(self) -> bool:
+        """All episodes are over."""
+        return self.event is not None and self.event.ends and self.event.episode == self.episodes - 1
+
+    def begin_episode(self, measured: Readings, stamp: int) -> Event:
+        """The event that begins the next episode.
+
+        Args:
+            measured: true readings, name -> (n,).
+            stamp: ns, theirs.
+
+        Raises:
+            Rejected: a reading cannot be used.
+        """
+        ready = readings.complete(self.task, self.needs, measured)
+        last = self.event
+        if last is not None and (not last.ends or self.trial_ended):
+            raise Rejected("wrong_order", "an episode cannot begin here")
+        self._before = {**ready, "last_action": torch.zeros(1, self.task.spec.action_size), "command_qpos": ready["qpos"]}
+        error = readings.error(self.task, self._before)
+        sequence, episode = (0, 0) if last is None else (last.sequence + 1, last.episode + 1)
+        self.event = Event(self.epoch, sequence, episode, 0, 0.0, False, False, error, stamp)
+        return self.event
+
+    def over(self, measured: Readings, stamp: int, motion: float) -> bool:
+        """Whether the decision that answers the latest event has had its effect.
+
+        Args:
+            measured: true readings, name -> (n,).
+            stamp: ns, theirs.
+            motion: s, duration of the commanded motion.
+
+        Raises:
+            Rejected: a reading cannot be used.
+        """
+        assert self.event is not None, "begin_episode must come first"
+        ready = readings.complete(self.task, self.needs, measured)
+        passed = (stamp - self.event.stamp) * 1e-9 - motion
+        return passed > -1e-6 and (passed >= self.task.settle_time or bool(self.task.at_rest(ready)))
+
+    def judge(self, action: Tensor, command_qpos: Tensor, measured: Readings, stamp: int) -> Event:
+        """The event that tells what a decision led to.
+
+        Args:
+            action: (A,) as the adapter gave it.
+            command_qpos: (J,) last pose of the commanded motion.
+            measured: true readings after it, name -> (n,).
+            stamp: ns, theirs.
+
+        Raises:
+            Rejected: a reading, the action or the reward cannot be used.
+        """
+        assert self.event is not None, "begin_episode must come first"
+        ready = readings.complete(self.task, self.needs, measured)
+        if tuple(action.shape) != (self.task.spec.action_size,) or not bool(action.isfinite().all()):
+            raise Rejected("bad_action", f"the action is {action.tolist()}, expected {self.task.spec.action_size} finite numbers")
+        clipped = action.clamp(-1.0, 1.0).unsqueeze(0)
+        after = {**ready, "last_action": clipped, "command_qpos": command_qpos.unsqueeze(0)}
+        reward = float(self.task.reward(self._before, clipped, after))
+        if reward != reward:
+            raise Rejected("not_finite", f"the reward is {reward}")
+        last, self._before = self.event, after
+        terminated = bool(self.task.terminated(after))
+        truncated = not terminated and last.step + 1 >= self.task.horizon
+        error = readings.error(self.task, after)
+        self.event = Event(self.epoch, last.sequence + 1, last.episode, last.step + 1, reward, terminated, truncated, error, stamp)
+        return self.event

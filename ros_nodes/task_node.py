@@ -1,0 +1,157 @@
+"""task: the one node that knows what is asked. It has episodes begun, judges decisions from true readings, and ends after one trial.
+
+Subscribes the robot's joint states, `measured/BODY`, `action` (adapter), `executed` (safety), `adapter_status`, `safety_status`; calls
+`begin_episode` (Trigger). Publishes `~/events` and `~/status`. Parameters: task, episodes (0: the task's), observers (how many besides
+the adapter must listen to the events before the trial begins), patience (s, longest wait for anything).
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.duration import Duration
+from rclpy.node import Node
+from std_msgs.msg import Float64MultiArray
+from std_srvs.srv import Trigger
+from torch import Tensor
+from trajectory_msgs.msg import JointTrajectory
+
+from metarl import tasks
+from metarl.ros_nodes import messages, runtime
+from metarl.ros_nodes.events import Event
+from metarl.ros_nodes.inbox import Inbox
+from metarl.ros_nodes.limits import Command
+from metarl.ros_nodes.referee import Referee
+from metarl.ros_nodes.rejection import Rejected
+
+PERIOD = 0.1  # s between two looks at what is being waited for
+
+
+class TaskNode:
+    """Runs one trial: waits for the whole chain, then for each decision's effect."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.finished = node, False
+        torch.set_num_threads(1)
+        self.task = tasks.make(runtime.parameter(node, "task", "arm_slide"))
+        self.referee = Referee(self.task, int(time.time()), runtime.parameter(node, "episodes", 0))
+        self.observers = runtime.parameter(node, "observers", 0)
+        self.patience = runtime.parameter(node, "patience", 60.0)
+        self.status = runtime.Status(node)
+        self._ready = {"adapter": False, "safety": False}
+        self._episode_from: int | None = None  # ns; None while no episode has been asked for
+        self._asking = False
+        self._action: tuple[int, Tensor] = (-1, torch.empty(0))  # sequence number of the event that it answers
+        self._executed: Command | None = None
+        self._news = runtime.steady_now()
+        self._events = node.create_publisher(Float64MultiArray, "~/events", runtime.HISTORY)
+        self.inbox = Inbox(node, self.task, self.referee.needs, "measured", self.status, self._advance)
+        node.create_subscription(Float64MultiArray, "action", self._on_action, runtime.ANSWERS)
+        node.create_subscription(JointTrajectory, "executed", self._on_executed, runtime.ANSWERS)
+        for other in self._ready:
+            node.create_subscription(DiagnosticArray, f"{other}_status", partial(self._on_status, other), runtime.LATCHED)
+        self._begin = node.create_client(Trigger, "begin_episode")
+        runtime.steady_timer(node, PERIOD, self._on_timer)
+
+    # ---- what comes in --------------------------------------------------------------------------------------------------------
+
+    def _on_status(self, other: str, message: DiagnosticArray) -> None:
+        self._ready[other] = runtime.status_values(message)["ready"] == "true"
+
+    def _on_action(self, message: Float64MultiArray) -> None:
+        try:
+            epoch, sequence, *action = messages.labelled(message, ("epoch", "sequence", *self.task.action_names))
+        except Rejected as rejected:
+            self.status.refused(rejected.reason, f"action: {rejected}")
+            return
+        if epoch != self.referee.epoch:
+            self.status.refused("old_epoch", f"action of trial {epoch:.0f}, the present one is {self.referee.epoch}")
+            return
+        self._action = int(sequence), torch.tensor(action)
+        self._advance()
+
+    def _on_executed(self, message: JointTrajectory) -> None:
+        try:
+            self._executed = messages.command_arrays(message, self.task.robot.joint_names)
+        except Rejected as rejected:
+            self.status.refused(rejected.reason, f"executed: {rejected}")
+            return
+        self._advance()
+
+    # ---- what is done ---------------------------------------------------------------------------------------------------------
+
+    def _on_timer(self) -> None:
+        missing = self._missing()
+        if runtime.steady_now() - self._news > self.patience:
+            raise RuntimeError(f"waited {self.patience:.0f} s for {', '.join(missing) or 'the decision to have its effect'}")
+        if not self.status.ready:
+            self.status.publish(f"waiting for {', '.join(missing)}" if missing else f"judging {self.task.name}", ready=not missing)
+        if self.status.ready and self._episode_from is None and not self._asking:
+            self._asking = True
+            self._begin.call_async(Trigger.Request()).add_done_callback(self._on_begun)
+
+    def _missing(self) -> list[str]:
+        """What is being waited for, in words."""
+        if not self.status.ready:
+            found = [f"{other} node" for other, ready in self._ready.items() if not ready]
+            found += [] if self._begin.service_is_ready() else ["service begin_episode"]
+            listeners = 1 + self.observers - self._events.get_subscription_count()
+            found += [f"{listeners} more listening to the events"] if listeners > 0 else []
+            return found + self.inbox.missing(0)
+        event = self.referee.event
+        if event is None or event.ends:
+            return ["service begin_episode"] if self._episode_from is None else self.inbox.missing(self._episode_from)
+        found = [] if self._action[0] == event.sequence else ["adapter's action"]
+        return found + ([] if self._executed is not None and self._executed.stamp == event.stamp else ["safety node's executed command"])
+
+    def _on_begun(self, future: Any) -> None:
+        response = future.result()
+        if not response.success or not response.message.isdecimal():
+            raise RuntimeError(f"no episode could be begun: {response.message!r}; expected is the stamp (ns) of the first readings")
+        self._episode_from, self._asking = int(response.message), False
+        self._advance()
+
+    def _advance(self) -> None:
+        """Begin the episode or judge the decision, as soon as all that it takes is here."""
+        if self._episode_from is None or self._missing():
+            return
+        try:
+            event = self._next_event()
+        except Rejected as rejected:
+            self.status.refused(rejected.reason, f"{rejected}")
+            return
+        if event is not None:
+            self._news = runtime.steady_now()
+            self._publish(event)
+
+    def _next_event(self) -> Event | None:
+        measured, last = self.inbox.readings(), self.referee.event
+        if last is None or last.ends:
+            return self.referee.begin_episode(measured, self.inbox.stamp)
+        assert self._executed is not None
+        if not self.referee.over(measured, self.inbox.stamp, float(self._executed.time[-1])):
+            return None
+        return self.referee.judge(self._action[1], torch.from_numpy(self._executed.qpos[-1]).float(), measured, self.inbox.stamp)
+
+    def _publish(self, event: Event) -> None:
+        self._events.publish(messages.event_message(event))
+        if not event.ends:
+            return
+        self.status.publish(f"episode {event.episode}: reward {event.reward:.3f}, error {event.error:.4f}")
+        self._episode_from = None
+        if self.referee.trial_ended:
+            self._events.wait_for_all_acked(Duration(seconds=5))
+            self.finished = True
+
+
+def main() -> None:
+    """Run the node."""
+    runtime.run("task", TaskNode)
+
+
+if __name__ == "__main__":
+    main()
