@@ -12,35 +12,14 @@ from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
-from metarl import meta_parameters, robots, tasks
-from metarl.algorithm import MetaRLAlgorithm
-from metarl.robots.spec import RobotSpec
+from metarl import robots
 from metarl.ros_nodes import messages, runtime
-from metarl.ros_nodes.control_loop import ControlLoop, Decision
+from metarl.ros_nodes.control_loop import Decision, load
 from metarl.ros_nodes.events import Event, EventOrder
 from metarl.ros_nodes.inbox import Inbox
 from metarl.ros_nodes.rejection import Rejected, RejectedAction
-from metarl.tasks.task import Task
 
 PERIOD = 0.25  # s between two looks at who is listening
-
-
-def load(path: str, robot: RobotSpec) -> tuple[Task, ControlLoop]:
-    """The task that a meta-parameters file is for, and its adapter in a control loop.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it does not fit this code, this robot or its joints.
-    """
-    algorithm: MetaRLAlgorithm = meta_parameters.load(path)
-    spec = algorithm.spec
-    if algorithm.privileged:
-        raise ValueError(f"{path} must be told the task's parameters: it is a reference for evaluation and never runs on a robot")
-    if spec.robot != robot.name:
-        raise ValueError(f"{path} is for the robot {spec.robot or 'none'!r}, this one is {robot.name!r}")
-    if spec.joint_names != robot.joint_names:
-        raise ValueError(f"{path} is for the joints {', '.join(spec.joint_names)}; {robot.name} has {', '.join(robot.joint_names)}")
-    task = tasks.make(spec.task)
-    return task, ControlLoop(task, algorithm.adapter(1), algorithm.noise_to_adapt)
 
 
 class AdapterNode:
@@ -53,7 +32,8 @@ class AdapterNode:
         torch.set_num_threads(1)
         self.robot = robots.load(runtime.parameter(node, "robot", "arm7"))
         self.file = runtime.parameter(node, "meta_parameters", "")
-        self.task, self.loop = load(self.file, self.robot)
+        self.loop = load(self.file, self.robot)
+        self.task = self.loop.task
         self.status = runtime.Status(node)
         self.order = EventOrder()
         self._events: list[Event] = []  # accepted, not yet dealt with

@@ -1,10 +1,10 @@
 """One robot's Adapter driven by events: exactly what BatchedEnv and `collect` do in training. Plain Python, no ROS.
 
-    loop.begin_trial()
-    decision = loop.begin_episode(seen)                                  # observation -> act -> trajectory
-    while decision is not None:
-        decision = loop.take_result(reward, terminated, truncated, seen)     # observe -> act; None: the episode has ended
-    loop.end_episode()                                                   # adapt: may be slow, the robot is at rest
+loop.begin_trial()
+decision = loop.begin_episode(seen)                                  # observation -> act -> trajectory
+while decision is not None:
+    decision = loop.take_result(reward, terminated, truncated, seen)     # observe -> act; None: the episode has ended
+loop.end_episode()                                                   # adapt: may be slow, the robot is at rest
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl import meta_parameters, tasks
 from metarl.algorithm import Adapter
-from metarl.robots.spec import JointTrajectory
+from metarl.robots.spec import JointTrajectory, RobotSpec
 from metarl.ros_nodes import readings
 from metarl.ros_nodes.rejection import Rejected, RejectedAction
 from metarl.tasks.batched_env import Step
@@ -75,7 +76,8 @@ class ControlLoop:
 
         Args:
             reward: of the decision.
-            terminated, truncated: whether and how the episode ended.
+            terminated: the episode ended by itself.
+            truncated: the episode ended because its time was up.
             seen: readings after the decision, name -> (n,).
             executed_qpos: (J,) pose that was commanded in the end, where it may differ from the decided one.
 
@@ -127,3 +129,20 @@ def _step(obs: Tensor, action: Tensor, reward: float, next_obs: Tensor, terminat
     flag = torch.ones(1, 1, dtype=torch.bool)
     given = (obs.unsqueeze(0), action.unsqueeze(0), torch.tensor([[reward]]), next_obs.unsqueeze(0))
     return Step(*given, flag & terminated, flag & truncated, flag)
+
+
+def load(path: str, robot: RobotSpec) -> ControlLoop:
+    """The adapter of a meta-parameters file, for one robot.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it does not fit this code, this robot or its joints.
+    """
+    algorithm = meta_parameters.load(path)
+    spec = algorithm.spec
+    if algorithm.privileged:
+        raise ValueError(f"{path} must be told the task's parameters: it is a reference for evaluation and never runs on a robot")
+    if spec.robot != robot.name:
+        raise ValueError(f"{path} is for the robot {spec.robot or 'none'!r}, this one is {robot.name!r}")
+    if spec.joint_names != robot.joint_names:
+        raise ValueError(f"{path} is for the joints {', '.join(spec.joint_names)}; {robot.name} has {', '.join(robot.joint_names)}")
+    return ControlLoop(tasks.make(spec.task), algorithm.adapter(1), algorithm.noise_to_adapt)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -20,10 +21,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from metarl import meta_parameters, tasks
+from metarl import meta_parameters, robots, tasks
+from metarl.robots.spec import unknown_name
+from metarl.ros_nodes.control_loop import load
 from metarl.ros_nodes.events import Event
 from metarl.ros_nodes.graph import CHOICES, Arm, Domain, Graph, NodeFailed, arm
-from metarl.robots.spec import unknown_name
+from metarl.tasks.task import Task
 
 PATIENCE = 180.0  # s, for a whole trial
 INSTALL = "ROS 2 is not installed for this Python ({}): `pip install 'metarl[ros]'` brings it on x86-64 Linux with Python 3.11 or 3.12"
@@ -58,9 +61,9 @@ def check(demo: Demo) -> Arm:
         if getattr(demo, name) not in known:
             raise unknown_name(name, getattr(demo, name), known)
     about, _ = meta_parameters.read(demo.meta_parameters)
-    meta_parameters.load(demo.meta_parameters)
     if not about.spec.robot:
         raise ValueError(f"{demo.meta_parameters} is for {about.spec.task}, a task without a robot: there is nothing to show on ROS")
+    load(demo.meta_parameters, robots.load(about.spec.robot))
     if demo.json is not None:
         meta_parameters.check_writable(demo.json)
     for module in ("rclpy", "trajectory_msgs"):
@@ -74,32 +77,71 @@ def show(demo: Demo, choice: Arm, console: Console) -> dict[str, Any]:
     task = tasks.make(choice.task)
     hidden = task.sample(1, choice.split, start=choice.index)
     console.print(f"{choice.meta_parameters} on {task.robot_name} in {choice.simulator}, over ROS 2. What the robot is not told:")
-    console.print(f"  {hidden.describe(0)}", highlight=False)
-    ends: list[Event] = []
-    with Live(_table(task.episodes_per_trial, ends), console=console, refresh_per_second=4) as live, Domain() as domain:
-
-        def on_event(event: Event) -> None:
-            if event.ends:
-                ends.append(event)
-                live.update(_table(task.episodes_per_trial, ends))
-
-        with Listener(domain, on_event) as listener, Graph(arm(choice, observers=1), domain) as graph:
-            graph.wait_until(lambda: listener.spin_once() or graph.finished("task"), PATIENCE, "the trial to end")
-            listener.drain()
-    first, last = ends[0], ends[-1]
-    console.print(f"Miss: {_cm(first.error)} in the first episode, {_cm(last.error)} in the last, without ever being told what it handles.")
+    console.print(hidden.describe(0), highlight=False)
+    with Board(task, console) as board, Domain() as domain, Listener(domain, board.hear) as listener, Graph(arm(choice, observers=1), domain) as graph:
+        graph.wait_until(lambda: listener.heard_all() and graph.finished("task"), PATIENCE, "the trial to end")
+        listener.heard_all()
+    first, last = board.miss[0], board.miss[-1]
+    console.print(f"Miss: {_cm(first)} in the first {board.kind}, {_cm(last)} in the last.")
     return {
         **{f.name: getattr(choice, f.name) for f in fields(choice)}, "task_id": hidden.ids[0], "description": hidden.describe(0),
-        "miss_m": [e.error for e in ends], "reward": [e.reward for e in ends],
+        "miss_m": board.miss, "return": board.returns,
     }  # fmt: skip
+
+
+class Board:
+    """The table of episodes: redrawn on a terminal, line by line elsewhere.
+
+    Attributes:
+        miss: m, at the end of each episode so far.
+        returns: of each.
+        kind: what an episode is called.
+    """
+
+    def __init__(self, task: Task, console: Console) -> None:
+        self.miss: list[float] = []
+        self.returns: list[float] = []
+        self.kind = "shot" if task.horizon == 1 else "episode"
+        self._episodes, self._console, self._return = task.episodes_per_trial, console, 0.0
+        self._live = Live(self._table(), console=console, refresh_per_second=4) if console.is_terminal else None
+
+    def hear(self, event: Event) -> None:
+        """Take in an event of the task node."""
+        self._return = event.reward + (0.0 if event.begins else self._return)
+        if not event.ends:
+            return
+        self.miss.append(event.error)
+        self.returns.append(self._return)
+        if self._live is not None:
+            self._live.update(self._table())
+        else:
+            self._console.print(" ".join([self.kind, *self._row(len(self.miss) - 1)]), highlight=False)
+
+    def _row(self, k: int) -> list[str]:
+        if k >= len(self.miss):
+            return [str(k + 1), "…", "", ""]
+        return [str(k + 1), _cm(self.miss[k]), f"{self.returns[k]:.2f}", "█" * round(100 * self.miss[k])]
+
+    def _table(self) -> Table:
+        table = Table(self.kind, "miss", "return", "", caption=None if self.miss else "sim, safety, adapter and task are starting")
+        for k in range(self._episodes):
+            table.add_row(*self._row(k))
+        return table
+
+    def __enter__(self) -> Board:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
 
 
 class Listener:
     """Hears the task node's events in this process."""
 
     def __init__(self, domain: Domain, on_event: Callable[[Event], None]) -> None:
-        import os
-
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
         from std_msgs.msg import Float64MultiArray
@@ -114,14 +156,11 @@ class Listener:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
 
-    def spin_once(self) -> None:
-        """Hear what has come."""
-        self._executor.spin_once(timeout_sec=0.05)
-
-    def drain(self) -> None:
-        """Hear all that has come."""
-        for _ in range(20):
-            self.spin_once()
+    def heard_all(self) -> bool:
+        """True, after passing on all that has come."""
+        for _ in range(100):
+            self._executor.spin_once(timeout_sec=0.0)
+        return True
 
     def __enter__(self) -> Listener:
         return self
@@ -130,14 +169,6 @@ class Listener:
         self._executor.shutdown()
         self._node.destroy_node()
         self._context.try_shutdown()
-
-
-def _table(episodes: int, ends: Sequence[Event]) -> Table:
-    table = Table("shot", "miss", "reward", "")
-    for k in range(episodes):
-        row = [_cm(ends[k].error), f"{ends[k].reward:.2f}", "█" * round(100 * ends[k].error)] if k < len(ends) else ["…", "", ""]
-        table.add_row(str(k + 1), *row)
-    return table
 
 
 def _cm(metres: float) -> str:

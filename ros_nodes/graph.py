@@ -86,15 +86,18 @@ def arm(choice: Arm, observers: int = 0) -> tuple[NodeSpec, ...]:
     from metarl import tasks
 
     robot = tasks.make(choice.task).robot_name
+    world: dict[str, Value] = {name: getattr(choice, name) for name in ("task", "simulator", "split", "index", "seed")}
+    trial: dict[str, Value] = {"task": choice.task, "episodes": choice.episodes, "observers": observers}
+    heard = {"action": "adapter/action", "executed": "safety/executed", "begin_episode": "sim/begin_episode"}
+    statuses = {f"{name}_status": f"{name}/status" for name in ("adapter", "safety")}
     return (
-        NodeSpec("sim", "sim_node", {k: getattr(choice, k) for k in ("task", "simulator", "split", "index", "seed")}),
+        NodeSpec("sim", "sim_node", world),
         NodeSpec("safety", "safety_node", {"robot": robot}, {"command": "adapter/command"}),
-        NodeSpec("adapter", "adapter_node", {"meta_parameters": choice.meta_parameters, "robot": robot}, {"events": "task/events", "executed": "safety/executed"}),
-        NodeSpec("task", "task_node", {"task": choice.task, "episodes": choice.episodes, "observers": observers}, {
-            "action": "adapter/action", "executed": "safety/executed", "begin_episode": "sim/begin_episode",
-            "adapter_status": "adapter/status", "safety_status": "safety/status",
-        }),
-    )  # fmt: skip
+        NodeSpec(
+            "adapter", "adapter_node", {"meta_parameters": choice.meta_parameters, "robot": robot}, {"events": "task/events", "executed": "safety/executed"}
+        ),
+        NodeSpec("task", "task_node", trial, heard | statuses),
+    )
 
 
 # ---- running ----------------------------------------------------------------------------------------------------------------

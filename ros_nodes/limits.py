@@ -62,7 +62,8 @@ def extremes(time: Array, qpos: Array, qvel: Array, start_qpos: Array) -> tuple[
 
     Args:
         time: (S,) s, increasing, the first above zero.
-        qpos, qvel: (S, J).
+        qpos: (S, J) rad.
+        qvel: (S, J) rad/s.
         start_qpos: (J,) pose at time 0, at rest.
     """
     with np.errstate(all="ignore"):  # numbers out of all proportion become inf or NaN, which no limit lets through
@@ -78,8 +79,9 @@ def _extremes(dt: Array, qpos: Array, qvel: Array, start_qpos: Array) -> tuple[A
     inside = [_part(-a, 2 * b)]  # where the velocity is zero: of the cubic, and of the parabola that it is for c = 0
     root = np.sqrt(np.maximum(b * b - 3 * a * c, 0.0))
     inside += [_part(-b + root, 3 * c), _part(-b - root, 3 * c)]
-    positions = np.stack([before + s * (a + s * (b + s * c)) for s in (0.0, 1.0, *inside)])
-    velocities = np.stack([a + s * (2 * b + 3 * c * s) for s in (0.0, 1.0, _part(-b, 3 * c))]) / dt
+    ends = [np.zeros_like(a), np.ones_like(a)]
+    positions = np.stack([before + s * (a + s * (b + s * c)) for s in (*ends, *inside)])
+    velocities = np.stack([a + s * (2 * b + 3 * c * s) for s in (*ends, _part(-b, 3 * c))]) / dt
     accelerations = np.stack([2 * b, 2 * b + 6 * c]) / dt**2
     return positions.min(0), positions.max(0), np.abs(velocities).max(0), np.abs(accelerations).max(0)
 

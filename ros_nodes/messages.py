@@ -127,7 +127,7 @@ def twist_readings(message: TwistStamped, body: str) -> Readings:
 
 def planned_command(trajectory: JointTrajectory, stamp: int) -> Command:
     """A planned motion (S, J) as the command that answers the event of `stamp`."""
-    time = trajectory.dt * np.arange(1, len(trajectory.qpos) + 1)
+    time = trajectory.dt * np.arange(1, len(trajectory.qpos) + 1, dtype=np.float64)
     return Command(stamp, time, trajectory.qpos.double().numpy(), trajectory.qvel.double().numpy())
 
 
