@@ -12,7 +12,7 @@ setup(
     name="metarl",
     version="0.1.0",
     description="Robots that adapt in seconds: meta-reinforcement learning in MuJoCo and PyBullet, and on ROS 2",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",

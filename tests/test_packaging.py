@@ -1,0 +1,124 @@
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import metarl
+
+ROOT = Path(__file__).resolve().parent.parent
+LINKED = ("robots", "tasks", "ros_nodes")  # folders of the top level that are imported as metarl.<folder>
+LEFT_OUT = shutil.ignore_patterns(".*", "build", "dist", "install", "log", "runs", "*.egg-info", "__pycache__")
+
+build = "from setuptools import build_meta; import sys; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
+
+
+def run(*command, cwd, **env) -> str:
+    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def make(kind: str, source: Path, into: Path) -> Path:
+    into.mkdir()
+    return into / run(sys.executable, "-c", build, f"build_{kind}", into, cwd=source).splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("package")
+    shutil.copytree(ROOT, folder / "source", symlinks=True, ignore=LEFT_OUT)
+    with zipfile.ZipFile(make("wheel", folder / "source", folder / "wheel")) as file:
+        yield file
+
+
+def of_the_package(names) -> set[str]:
+    return {n for n in names if n.startswith("metarl/")}
+
+
+def test_wheel_holds_every_module_and_data_file(wheel):
+    expected = {f"metarl/{p.relative_to(ROOT / 'metarl')}" for p in (ROOT / "metarl").rglob("*.py")}
+    expected |= {f"metarl/{p.relative_to(ROOT)}" for folder in LINKED for p in (ROOT / folder).rglob("*.py")}
+    expected |= {f"metarl/zoo/{p.name}" for p in (ROOT / "metarl" / "zoo").iterdir() if p.is_file()}
+    expected |= {"metarl/py.typed"}
+    assert {"metarl/robots/arm7.py", "metarl/tasks/simulators/mujoco.py", "metarl/ros_nodes/adapter_node.py", "metarl/algos/rl2.py"} <= expected
+    assert of_the_package(wheel.namelist()) == expected
+
+
+def test_wheel_holds_nothing_else(wheel):
+    others = {n.split("/")[0] for n in wheel.namelist()} - {"metarl"}
+    assert others == {f"metarl-{metarl.__version__}.data", f"metarl-{metarl.__version__}.dist-info"}
+
+
+def test_wheel_holds_what_ros_looks_for(wheel):
+    share = f"metarl-{metarl.__version__}.data/data/share/"
+    names = set(wheel.namelist())
+    assert share + "ament_index/resource_index/packages/metarl" in names
+    assert share + "metarl/package.xml" in names
+    launch_files = {f"{share}metarl/launch/{p.name}" for p in (ROOT / "launch").glob("*.launch.py")}
+    assert launch_files
+    assert launch_files <= names
+    assert {f"{share}metarl/launch/config/{p.name}" for p in (ROOT / "launch" / "config").glob("*.yaml")} <= names
+
+
+def test_wheel_gives_console_commands_that_exist(wheel):
+    text = wheel.read(f"metarl-{metarl.__version__}.dist-info/entry_points.txt").decode()
+    commands = dict(line.split(" = ") for line in text.splitlines() if " = " in line)
+    assert commands["metarl"] == "metarl.cli:main"
+    nodes = {p.stem for p in (ROOT / "ros_nodes").glob("*_node.py")}
+    assert set(commands) == nodes | {"metarl"}
+    for place in commands.values():
+        module, function = place.split(":")
+        tree = ast.parse(wheel.read(module.replace(".", "/") + ".py"))
+        assert function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}, place
+
+
+def test_source_distribution_builds_the_same_wheel(wheel, tmp_path):
+    shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=LEFT_OUT)
+    with tarfile.open(make("sdist", tmp_path / "source", tmp_path / "sdist")) as file:
+        file.extractall(tmp_path / "unpacked", filter="data")
+    unpacked = tmp_path / "unpacked" / f"metarl-{metarl.__version__}"
+    with zipfile.ZipFile(make("wheel", unpacked, tmp_path / "wheel")) as again:
+        assert set(again.namelist()) == set(wheel.namelist())
+
+
+def test_one_version_everywhere(wheel):
+    assert f"Version: {metarl.__version__}\n" in wheel.read(f"metarl-{metarl.__version__}.dist-info/METADATA").decode()
+    assert ElementTree.parse(ROOT / "package.xml").findtext("version") == metarl.__version__
+    assert f"## [{metarl.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_requirement_is_pinned(wheel):
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert pins["torch"] == "2.13.0"
+    required = re.findall(r"^Requires-Dist: ([\w.-]+)", wheel.read(f"metarl-{metarl.__version__}.dist-info/METADATA").decode(), re.MULTILINE)
+    assert len(required) > 10
+    assert {name.lower().replace("_", "-") for name in required} <= set(pins)
+
+
+def test_folders_of_ones_own_called_tasks_and_robots_do_not_collide(tmp_path):
+    for folder in ("tasks", "robots"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text(f"MINE = 'my {folder}'\n")
+    (tmp_path / "script.py").write_text(
+        "import tasks, robots\n"
+        "from metarl import robots as their_robots, tasks as their_tasks\n"
+        "print(tasks.MINE, robots.MINE, their_tasks.make('arm_reach').robot.name, their_robots.names())\n"
+    )
+    said = run(sys.executable, "script.py", cwd=tmp_path, PYTHONPATH=str(Path(metarl.__file__).parent.parent))
+    assert said == "my tasks my robots arm7 ['arm7']\n"
+
+
+def test_top_level_folders_are_links_inside_the_package():
+    for folder in LINKED:
+        link = ROOT / "metarl" / folder
+        assert link.is_symlink()
+        assert os.readlink(link) == f"../{folder}"
+    assert not (ROOT / "launch" / "__init__.py").exists()  # it would shadow ROS's own `launch`
