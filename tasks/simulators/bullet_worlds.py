@@ -191,6 +191,10 @@ class LocalWorlds:
         """What the last call returned."""
         return self._answer
 
+    def close(self) -> None:
+        """Free the worlds."""
+        self._worlds.close()
+
 
 class RemoteWorlds:
     """`Worlds` in a process of its own, which ends when this one does, however that may be.
