@@ -251,14 +251,13 @@ def git_commit() -> str:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        raise ValueError(f"{path} looks like a pickle (torch.save writes those). A pickle can run code when it is opened, so metarl reads safetensors only")
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
+        start = path.read_bytes()[:2]
+        if start == b"PK" or start[:1] == b"\x80":  # a zip of pickles as torch.save writes it, or a bare pickle
+            raise ValueError(f"{path} looks like a pickle. A pickle can run code when it is opened, so metarl reads safetensors only") from error
         raise ValueError(f"{path} is not a readable safetensors file: truncated, or something else ({error})") from error
 
 
