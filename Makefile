@@ -1,13 +1,12 @@
-# Everything runs in a virtual environment of its own, .venv, made once and brought up to date when pyproject.toml or constraints.txt change.
+# Everything runs in a virtual environment of its own, .venv, made once and brought up to date when setup.py or constraints.txt change.
 #   make demo    a robot arm adapts to objects it has never met: in simulation, then over ROS 2
 #   make test    checks and tests, as the continuous integration runs them
 #   make check   format, lint and types alone
 #   make learn   the slow tests: does each algorithm learn?
 #   make bench   speed, printed and written to benchmarks/results.json
-# Another Python: make PYTHON=/usr/bin/python3.12 demo
 
-PYTHON ?= $(firstword $(foreach p,python3.11 python3 python3.12 python3.13,$(shell command -v $(p) >/dev/null 2>&1 && \
-	$(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(p))))
+# the first that fits is taken; another one: make PYTHON=/usr/bin/python3.12 demo
+PYTHON ?= python3.11 python3 python3.12 python3.13
 VENV := .venv
 BIN := $(VENV)/bin
 # by a variable, so that it holds for the isolated build of the package as well
@@ -44,13 +43,15 @@ $(VENV)/.for-test: pyproject.toml setup.py constraints.txt | $(BIN)/pip
 	@touch $@ $(VENV)/.for-demo
 
 $(BIN)/pip:
-	@test -n "$(PYTHON)" || { echo "metarl needs Python 3.11, 3.12 or 3.13 (3.11 is the version with wheels of everything): none was found on PATH." \
-		"Debian, Ubuntu: sudo apt install python3.11 python3.11-venv"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments, its module venv is not installed." \
-		"Debian, Ubuntu: sudo apt install python3-venv"; exit 1; }
-	@echo "Making a virtual environment of $(PYTHON) in $(VENV)"
-	@rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
+	@for python in $(PYTHON); do \
+		$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; python=; \
+	done; \
+	test -n "$$python" || { echo "metarl needs Python 3.11, 3.12 or 3.13 (3.11 has wheels of everything), and found none among: $(PYTHON)." \
+		"Debian, Ubuntu: sudo apt install python3.11 python3.11-venv"; exit 1; }; \
+	$$python -c 'import ensurepip, venv' 2>/dev/null || { echo "$$python cannot make virtual environments: its module ensurepip is not installed." \
+		"Debian, Ubuntu: sudo apt install python3-venv"; exit 1; }; \
+	echo "Making a virtual environment with $$python in $(VENV)"; \
+	rm -rf $(VENV) && $$python -m venv $(VENV)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
