@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 from rich.console import Console
@@ -96,7 +97,7 @@ def meta_train(
     progress = _restore(run, algorithm, env) if resume else _begin(run)
     complete = _snapshot(run, progress, algorithm, env)
     _save(run, complete, algorithm)
-    with TrainingLog(run.out, f"{run.algorithm} on {run.task}", progress.iteration, config.iterations, console) as log, _interruptible():
+    with TrainingLog(run.out, f"{run.algorithm} on {run.task}", progress.iteration, config.iterations, console) as log, Interrupts() as interrupts:
         try:
             for iteration in range(progress.iteration, config.iterations):
                 began, trace = time.perf_counter(), Trace(env)
@@ -104,15 +105,25 @@ def meta_train(
                 rollout = collect(env, algorithm.adapter(num_tasks, num_robots, training=True), on_step=trace)
                 metrics = algorithm.meta_update(rollout)
                 _check_finite(metrics, iteration, run)
-                progress = Progress(iteration + 1, progress.env_steps + rollout.env_steps, progress.seconds + time.perf_counter() - began)
-                row = {"iteration": iteration, "env_steps": progress.env_steps, "seconds": progress.seconds, **_returns(rollout), **trace.means(), **metrics}
-                log.write(row)
-                complete = _snapshot(run, progress, algorithm, env)
-                if progress.iteration % checkpoint_every == 0 or progress.iteration == config.iterations:
-                    log.settle(row)
-                    _save(run, complete, algorithm)
+                with interrupts.held():  # from here on the iteration is complete
+                    progress = Progress(iteration + 1, progress.env_steps + rollout.env_steps, progress.seconds + time.perf_counter() - began)
+                    complete = _snapshot(run, progress, algorithm, env)
+                    row = {
+                        "iteration": iteration,
+                        "env_steps": progress.env_steps,
+                        "seconds": progress.seconds,
+                        **_returns(rollout),
+                        **trace.means(),
+                        **metrics,
+                    }
+                    log.write(row)
+                    if progress.iteration % checkpoint_every == 0 or progress.iteration == config.iterations:
+                        log.settle(row)
+                        _save(run, complete, algorithm)
         except KeyboardInterrupt:
-            _save_interrupted(run, complete, algorithm)
+            interrupts.ignore()
+            algorithm.load_state_dict(complete["algorithm"])
+            _save(run, complete, algorithm)
             done = complete["progress"]["iteration"]
             raise KeyboardInterrupt(f"stopped; {done} of {config.iterations} iterations are saved in {run.out}, --resume continues there") from None
         finally:
@@ -179,38 +190,36 @@ def _save(run: Run, complete: dict[str, Any], algorithm: MetaRLAlgorithm) -> Non
     meta_parameters.save_state(run.out / STATE_NAME, complete)
 
 
-def _save_interrupted(run: Run, complete: dict[str, Any], algorithm: MetaRLAlgorithm) -> None:
-    """Go back to the last complete iteration and save that; a second Ctrl-C waits until it is written."""
-    with _ignoring_interrupts():
-        algorithm.load_state_dict(complete["algorithm"])
-        _save(run, complete, algorithm)
+class Interrupts:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, but not in the middle of writing (log writers can deadlock when they are left halfway)."""
 
+    def __init__(self) -> None:
+        self._holding = self._came = False
+        self._before: dict[signal.Signals, Any] = {}
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the training as Ctrl-C does."""
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other handle signals
+            self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, old in self._before.items():
+            signal.signal(number, old)
 
-    with _handling(stop, signal.SIGINT, signal.SIGTERM):
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is done inside is finished first."""
+        self._holding = True
         yield
+        self._holding = False
+        if self._came:
+            raise KeyboardInterrupt
 
+    def ignore(self) -> None:
+        """From now on nothing interrupts."""
+        self._holding = True
 
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    with _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
-        yield
-
-
-@contextmanager
-def _handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread handle signals
-        yield
-        return
-    before = {s: signal.signal(s, handler) for s in signals}
-    try:
-        yield
-    finally:
-        for s, old in before.items():
-            signal.signal(s, old)
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._holding:
+            raise KeyboardInterrupt
+        self._came = True
