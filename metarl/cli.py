@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # What a user can cause; anything else is a bug and deserves its traceback
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, RuntimeError, ArithmeticError, NotImplementedError)
-DEMO_FILE = "zoo:arm_slide/rl2"
+DEMO_FILE, DEMO_SIMULATOR = "zoo:arm_slide/rl2", "mujoco"
 
 OptionalFile = Annotated[Path | None, arg(metavar="FILE")]
 Files = Annotated[tuple[str, ...], arg(metavar="FILE ...")]
@@ -193,14 +193,14 @@ class Demo(Command):
         if self.film:
             prepare_video()
         console.rule("MuJoCo: five strikes at objects that the arm has never met")
-        evaluation = evaluate_files((DEMO_FILE,), (), (), "iid", "mujoco", self.num_tasks, 1, None, 0, 0, console)
+        evaluation = evaluate_files((DEMO_FILE,), (), (), "iid", DEMO_SIMULATOR, self.num_tasks, 1, None, 0, 0, console)
         report(evaluation, console, self.out / "adaptation.png", self.out / "scores.json")
         if self.json:
             self.json.write_text(evaluation.to_json())
         if self.film:
             from metarl.video import film
 
-            film(DEMO_FILE, self.out / "adaptation.mp4", "iid", simulator="mujoco", size=(480, 368), say=console.print)
+            film(DEMO_FILE, self.out / "adaptation.mp4", "iid", simulator=DEMO_SIMULATOR, size=(480, 368), say=console.print)
             console.print(f"film: {self.out / 'adaptation.mp4'}")
         if self.ros:
             run_ros_demo(console)

@@ -78,12 +78,12 @@ def film(
     meta_parameters.check_writable(out)
     algorithm = meta_parameters.load(file)
     task = tasks.make(algorithm.spec.task)
-    env = _env_that_draws(task, simulator, index, split, seed, size, say)
+    env, drawn_by = _env_that_draws(task, simulator, index, split, seed, size, say)
     name = meta_parameters.read(file)[0].algorithm
     unfinished = out.with_name(f".{out.name}.unfinished.mp4")
     try:
         with imageio.get_writer(unfinished, fps=FRAMES_PER_SECOND) as writer:
-            picture = Film(env, f"{name}, {task.name}", writer.append_data, size)
+            picture = Film(env, f"{name}, {task.name}, {drawn_by}", writer.append_data, size)
             assert isinstance(env.simulator, RobotSimulator)  # whatever draws, has a robot
             env.simulator.on_frame = picture.on_frame
             collect(env, algorithm.adapter(1), episodes, lambda episode: algorithm.noise_to_adapt, picture.on_step)
@@ -93,8 +93,10 @@ def film(
         env.close()
 
 
-def _env_that_draws(task: Task, simulator: str, index: int, split: str, seed: int, size: tuple[int, int], say: Callable[[str], None]) -> BatchedEnv:
-    """One robot in one task, in the wanted simulator or else in PyBullet."""
+def _env_that_draws(
+    task: Task, simulator: str, index: int, split: str, seed: int, size: tuple[int, int], say: Callable[[str], None]
+) -> tuple[BatchedEnv, str]:  # fmt: skip
+    """One robot in one task, in the wanted simulator or else in PyBullet; and the name of that one."""
     wanted = simulator or task.simulators[0]
     for name in dict.fromkeys((wanted, "pybullet")):
         if name in task.simulators:
@@ -109,7 +111,7 @@ def _env_that_draws(task: Task, simulator: str, index: int, split: str, seed: in
                 continue
             env.rng.manual_seed(seed)
             say(f"filming in {name}")
-            return env
+            return env, name
     raise ValueError(f"there is no film of {task.name}: neither {wanted} nor PyBullet can draw it here")
 
 
