@@ -90,15 +90,21 @@ class World:
         com_pose = bullet.multiplyTransforms(pose[:3].tolist(), quat, *self._com[tree])
         bullet.resetBasePositionAndOrientation(self._bodies[tree], *com_pose, physicsClientId=self._client)
 
+    def launch(self, tree: int, linvel: list[float]) -> None:
+        """Give the root of a tree that floats a linear velocity."""
+        bullet.resetBaseVelocity(self._bodies[tree], linvel, [0.0, 0.0, 0.0], physicsClientId=self._client)
+
     def joint_states(self, tree: int) -> list[tuple[float, float]]:
         """Position and velocity of the tree's joints."""
         return [state[:2] for state in bullet.getJointStates(self._bodies[tree], self._movable[tree], physicsClientId=self._client)]
 
-    def dynamics(self, tree: int, qpos: list[float], qvel: list[float]) -> tuple[Any, Any]:
-        """Mass matrix, and the bias force: gravity, Coriolis and centrifugal."""
-        body, zero = self._bodies[tree], [0.0] * len(qpos)
-        mass = bullet.calculateMassMatrix(body, qpos, physicsClientId=self._client)
-        return mass, bullet.calculateInverseDynamics(body, qpos, qvel, zero, physicsClientId=self._client)
+    def mass_matrix(self, tree: int, qpos: list[float]) -> Any:
+        """(J, J) rows of the mass matrix of the tree's joints."""
+        return bullet.calculateMassMatrix(self._bodies[tree], qpos, physicsClientId=self._client)
+
+    def set_joint_states(self, tree: int, qpos: list[list[float]], qvel: list[list[float]]) -> None:
+        """Put the tree's joints there; each number in a list of its own."""
+        bullet.resetJointStatesMultiDof(self._bodies[tree], self._movable[tree], qpos, qvel, physicsClientId=self._client)
 
     def push(self, tree: int, efforts: list[float]) -> None:
         """Efforts on the tree's joints during the next step."""

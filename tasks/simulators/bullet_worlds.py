@@ -34,13 +34,14 @@ class Worlds:
         for world, scene in zip(self._worlds, scenes, strict=True):
             world.load(scene)
         self._ctrl = np.zeros((len(scenes), scenes[0].num_ctrl))
+        self._timestep = scenes[0].timestep
         self._forces: dict[int, JointForces] = {}
         self._compensated: dict[int, list[tuple[int, int]]] = {}
         self._bench.close()
         for t in range(len(scenes[0].trees)):
             joints = [joints for scene in scenes if (joints := scene.trees[t].joints) is not None]
             if joints:
-                self._forces[t] = JointForces(joints, scenes[0].timestep)
+                self._forces[t] = JointForces(joints)
                 self._compensated[t] = [self._bench.load(j.compensated, s.gravity) for j, s in zip(joints, scenes, strict=True)]
 
     def reset(self, qpos: Mapping[int, Array], poses: Mapping[int, Array], ctrl: Array) -> None:
@@ -64,29 +65,53 @@ class Worlds:
             active: (n,) which worlds.
         """
         chosen = np.flatnonzero(active)
+        states = {tree: self._states(tree, chosen) for tree in self._forces if len(chosen)}
         for s in range(substeps if len(chosen) else 0):
             if commands is not None:
                 self._ctrl[:] = commands[:, min(s, commands.shape[1] - 1)]
-            for tree in self._forces:
-                self._push(tree, chosen)
+            dampings = {tree: self._push(tree, chosen, *states[tree]) for tree in states}
             for i in chosen:
                 self._worlds[i].step()
+            states = {tree: self._damp(tree, chosen, *states[tree], *dampings[tree]) for tree in states}
 
-    def _push(self, tree: int, chosen: NDArray[np.int_]) -> None:
-        worlds, bodies = [self._worlds[i] for i in chosen], [self._compensated[tree][i] for i in chosen]
-        states = np.array([world.joint_states(tree) for world in worlds])
-        qpos, qvel = states[..., 0], states[..., 1]
+    def _states(self, tree: int, chosen: NDArray[np.int_]) -> tuple[Array, Array]:
+        """Positions and velocities (m, J) of the tree's joints."""
+        states = np.array([self._worlds[i].joint_states(tree) for i in chosen])
+        return states[..., 0], states[..., 1]
+
+    def _push(self, tree: int, chosen: NDArray[np.int_], qpos: Array, qvel: Array) -> tuple[Array, Array]:
+        """Put the forces on the joints for the next step; mass matrices (m, J, J) and dampings (m, J)."""
         positions = qpos.tolist()
-        known = [world.dynamics(tree, q, v) for world, q, v in zip(worlds, positions, qvel.tolist(), strict=True)]
-        mass, bias = np.array([k[0] for k in known]), np.array([k[1] for k in known])
-        weight = np.array([self._bench.weight(body, q) for body, q in zip(bodies, positions, strict=True)])
-        efforts = self._forces[tree].efforts(chosen, qpos, qvel, self._ctrl[chosen], mass, bias, weight)
-        for world, effort in zip(worlds, efforts.tolist(), strict=True):
-            world.push(tree, effort)
+        mass = np.array([self._worlds[i].mass_matrix(tree, q) for i, q in zip(chosen, positions, strict=True)])
+        weight = np.array([self._bench.weight(self._compensated[tree][i], q) for i, q in zip(chosen, positions, strict=True)])
+        force, damping = self._forces[tree](chosen, qpos, qvel, self._ctrl[chosen])
+        for i, effort in zip(chosen, (weight + force).tolist(), strict=True):
+            self._worlds[i].push(tree, effort)
+        return mass, damping
+
+    def _damp(self, tree: int, chosen: NDArray[np.int_], qpos: Array, qvel: Array, mass: Array, damping: Array) -> tuple[Array, Array]:
+        """Make the step that was taken from (qpos, qvel) one with implicit damping; the new states.
+
+        MuJoCo's implicitfast integrator finds with the mass matrix M which contacts push how much, and then makes its step with
+        M + dt D, D being the damping of joints and actuators. Bullet makes its step with M. Damping as strong as that of a stiff
+        position loop would need far smaller steps without this.
+        """
+        change = self._states(tree, chosen)[1] - qvel
+        heavier = mass + self._timestep * damping[..., None] * np.eye(mass.shape[-1])
+        qvel = qvel + np.linalg.solve(heavier, mass @ change[..., None])[..., 0]
+        qpos = qpos + self._timestep * qvel
+        for i, q, v in zip(chosen, qpos[..., None].tolist(), qvel[..., None].tolist(), strict=True):
+            self._worlds[i].set_joint_states(tree, q, v)
+        return qpos, qvel
 
     def read(self) -> Array:
         """(n, S) readings of all sensors, one after another."""
         return np.array([world.read() for world in self._worlds])
+
+    def launch(self, tree: int, linvel: Array) -> None:
+        """Give the root of a tree that floats a linear velocity (n, 3)."""
+        for world, velocity in zip(self._worlds, linvel.tolist(), strict=True):
+            world.launch(tree, velocity)
 
     def render(self, world: int, width: int, height: int) -> NDArray[np.uint8]:
         """(height, width, 3) picture of one world."""
@@ -105,46 +130,34 @@ class Worlds:
 
 
 class JointForces:
-    """What actuators, springs, damping and weight compensation of n worlds do to the joints of one tree.
+    """What actuators, springs and damping of n worlds do to the joints of one tree."""
 
-    MuJoCo's implicitfast integrator makes its step with (M + dt D) a = f, f being all force and D the damping, that of the actuators
-    included; Bullet makes M a = f. Bullet is therefore given f - dt D a with the a of the former: the same step, and as stable.
-    """
-
-    def __init__(self, joints: Sequence[Joints], timestep: float) -> None:
-        self._timestep = timestep
+    def __init__(self, joints: Sequence[Joints]) -> None:
         self._joint, self._ctrl = joints[0].actuator_joint, joints[0].actuator_ctrl
         fields = ("damping", "stiffness", "spring", "gain", "gear", "bias", "ctrl_range", "force_range")
         self._tables = {name: np.stack([getattr(j, name) for j in joints]) for name in fields}
-        self._tables["implicit"] = self._tables["damping"].copy()
-        of_actuators = -self._tables["bias"][..., 2] * self._tables["gear"] ** 2
-        np.add.at(self._tables["implicit"], (slice(None), self._joint), of_actuators)
 
-    def efforts(self, chosen: NDArray[np.int_], qpos: Array, qvel: Array, ctrl: Array, mass: Array, bias: Array, weight: Array) -> Array:
-        """Efforts to give to Bullet.
+    def __call__(self, chosen: NDArray[np.int_], qpos: Array, qvel: Array, ctrl: Array) -> tuple[Array, Array]:
+        """Forces in m chosen worlds.
 
         Args:
-            chosen: numbers of m of the worlds.
+            chosen: numbers of the worlds.
             qpos, qvel: (m, J) state of the joints.
             ctrl: (m, C) commands of the actuators.
-            mass: (m, J, J) mass matrix.
-            bias: (m, J) gravity, Coriolis and centrifugal force.
-            weight: (m, J) efforts that hold the compensated masses.
 
         Returns:
-            (m, J) N·m or N.
+            (m, J) forces, N·m or N, and (m, J) damping: how much they fall with the velocity. An actuator at its limit damps nothing.
         """
         of = {name: table[chosen] for name, table in self._tables.items()}
         command = ctrl[:, self._ctrl].clip(of["ctrl_range"][..., 0], of["ctrl_range"][..., 1])
         b0, b1, b2 = np.moveaxis(of["bias"], -1, 0)
-        motor = of["gain"] * command + b0 + of["gear"] * (b1 * qpos[:, self._joint] + b2 * qvel[:, self._joint])
-        motor = of["gear"] * motor.clip(of["force_range"][..., 0], of["force_range"][..., 1])
-        force = weight - of["damping"] * qvel - of["stiffness"] * (qpos - of["spring"])
-        np.add.at(force, (slice(None), self._joint), motor)
-        implicit = self._timestep * of["implicit"]
-        heavier = mass + implicit[..., None] * np.eye(mass.shape[-1])
-        acceleration = np.linalg.solve(heavier, (force - bias)[..., None])[..., 0]
-        return np.asarray(force - implicit * acceleration)
+        wanted = of["gain"] * command + b0 + of["gear"] * (b1 * qpos[:, self._joint] + b2 * qvel[:, self._joint])
+        low, high = np.moveaxis(of["force_range"], -1, 0)
+        force = -of["damping"] * qvel - of["stiffness"] * (qpos - of["spring"])
+        damping = of["damping"].copy()
+        np.add.at(force, (slice(None), self._joint), of["gear"] * wanted.clip(low, high))
+        np.add.at(damping, (slice(None), self._joint), np.where((low < wanted) & (wanted < high), -b2 * of["gear"] ** 2, 0.0))
+        return force, damping
 
 
 class _Bench:
@@ -206,7 +219,7 @@ class RemoteWorlds:
         self._connection, theirs = Pipe()
         code = f"from {__name__} import serve; serve({theirs.fileno()})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
         theirs.close()
 
     def ask(self, method: str, *arguments: Any) -> None:
@@ -223,7 +236,7 @@ class RemoteWorlds:
         try:
             answer = self._connection.recv()
         except (EOFError, ConnectionError):
-            raise RuntimeError(f"a PyBullet process ended by itself (exit code {self._process.wait()})") from None
+            raise RuntimeError(f"a PyBullet process ended by itself (exit code {self.process.wait()})") from None
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -231,7 +244,7 @@ class RemoteWorlds:
     def close(self) -> None:
         """End the process."""
         self._connection.close()
-        self._process.wait()
+        self.process.wait()
 
 
 def serve(descriptor: int) -> None:

@@ -20,8 +20,8 @@ from metarl.tasks.simulators.bullet_scene import Scene, read_scene
 from metarl.tasks.simulators.bullet_worlds import LocalWorlds, RemoteWorlds
 from metarl.tasks.simulators.mujoco import compile_scene, reading_slices
 from metarl.tasks.simulators.simulator import RobotSimulator
-from metarl.tasks.task import Readings, Task
 from metarl.tasks.simulators.urdf import Array
+from metarl.tasks.task import Readings, Task
 
 _WORTH_A_PROCESS = 8  # simulations; a process takes some two seconds to start
 
@@ -94,6 +94,10 @@ class PybulletSimulator(RobotSimulator):
     def frictions(self) -> list[dict[tuple[int, str], float]]:
         """Of each simulation, the friction that Bullet says each link has; a link is the number of its tree and its name."""
         return [found for shard in self._each("frictions") for found in shard]
+
+    def launch(self, body: str, linvel: Array) -> None:
+        """Give a free body a linear velocity (N, 3) in m/s, world frame: to see how it slides by itself."""
+        self._each("launch", lambda shard: (self._trees[body], linvel[shard]))
 
     def render(self, sim: int, width: int = 640, height: int = 480) -> NDArray[np.uint8]:
         worker = next(w for w, shard in enumerate(self._shards) if sim < shard.stop)
