@@ -273,7 +273,7 @@ def run_ros_demo(console: Console) -> None:
     if importlib.util.find_spec("rclpy") is None:
         console.print("rclpy is not installed: `pip install 'metarl[ros,sim]'` brings it for Linux on x86-64 with Python 3.11 or 3.12", markup=False)
         return
-    ended = subprocess.run([sys.executable, "-m", "metarl.ros_nodes.demo", "--file", DEMO_FILE], check=False)
+    ended = subprocess.run([sys.executable, "-m", "metarl.ros_nodes.demo", "--meta-parameters", DEMO_FILE], check=False)
     if ended.returncode:
         raise RuntimeError(f"the ROS 2 demo ended with code {ended.returncode}")
 

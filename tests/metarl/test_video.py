@@ -2,7 +2,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import imageio
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -27,16 +27,21 @@ def no_opengl(monkeypatch):
     monkeypatch.setattr(MujocoSimulator, "render", render)
 
 
+def read(path):
+    """(frames, height, width, 3); other sizes than SIZE do not divide the bytes."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    decoded = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(decoded, dtype=np.uint8).reshape(-1, SIZE[1], SIZE[0], 3)
+
+
 def test_a_machine_without_opengl_films_in_pybullet_and_says_so(file, tmp_path, no_opengl):
     pytest.importorskip("pybullet")
     said = []
     video.film(file, tmp_path / "out" / "film.mp4", episodes=1, size=SIZE, say=said.append)
     assert said == ["mujoco cannot draw here (no OpenGL)", "filming in pybullet"]
-    with imageio.get_reader(tmp_path / "out" / "film.mp4") as reader:
-        frames = list(reader.iter_data())
+    frames = read(tmp_path / "out" / "film.mp4")
     seconds = len(frames) / video.FRAMES_PER_SECOND
     assert 1.0 < seconds < 1.0 + 3.5 + 1.0  # a strike, a slide, and a pause at the end
-    assert frames[0].shape == (128, 160, 3)
     moved = np.abs(frames[0].astype(int) - frames[-1]).max(-1) > 60
     assert moved.any(), "nothing moves in the film"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["film.mp4"]
