@@ -63,8 +63,8 @@ def test_an_ended_episode_is_held_until_all_have_ended():
     env = countdown([1.0, 2.0, 5.0])
     first = env.reset()
     assert first[:, 0, 0].tolist() == [1.0, 2.0, 5.0]
-    action = torch.tensor([1.0, 0.75, 1.0]).view(3, 1, 1)
-    steps = [env.step(action) for _ in range(4)]
+    action = torch.tensor([[1.0, 0.75, 1.0], [0.1, 0.75, 1.0], [0.2, 0.75, 1.0], [0.3, 0.4, 1.0]])
+    steps = [env.step(a.view(3, 1, 1)) for a in action]
 
     def column(name):
         return torch.stack([getattr(s, name)[:, 0] for s in steps]).T.tolist()
@@ -77,9 +77,18 @@ def test_an_ended_episode_is_held_until_all_have_ended():
     assert [s.next_obs[0, 0, 0].item() for s in steps] == [0.0] * 4
     assert [s.next_obs[1, 0, 0].item() for s in steps] == [1.25, 0.5, -0.25, -0.25]
     assert [s.next_obs[2, 0, 0].item() for s in steps] == [4.0, 3.0, 2.0, 1.0]
+    assert all(torch.equal(s.next_obs[0], steps[0].next_obs[0]) for s in steps)  # whatever is done to a robot that is held
     for before, after in itertools.pairwise(steps):
         torch.testing.assert_close(after.obs, before.next_obs, rtol=0, atol=0)
     assert env.all_ended
+
+
+def test_an_episode_that_ends_by_itself_when_its_time_is_up_is_terminated_alone():
+    env = countdown([4.0])
+    env.reset()
+    steps = [env.step(torch.ones(1, 1, 1)) for _ in range(4)]
+    assert [s.terminated.item() for s in steps] == [False, False, False, True]
+    assert not any(s.truncated.item() for s in steps)
 
 
 def test_all_ended_before_the_horizon_and_the_next_episode():
