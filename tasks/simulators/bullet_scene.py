@@ -156,14 +156,16 @@ def split_friction(touching: dict[tuple[Link, Link], float]) -> dict[Link, float
     worst = int(np.argmax(np.abs(chosen @ single - wanted)))
     if abs(chosen[worst] @ single - wanted[worst]) > 1e-6:
         (_, one), (_, other) = list(touching)[worst]
-        raise ValueError(f"friction {np.exp(wanted[worst]):g} between {one!r} and {other!r} cannot be had in PyBullet, which multiplies frictions of single bodies")
+        value = np.exp(wanted[worst])
+        raise ValueError(f"friction {value:g} between {one!r} and {other!r} cannot be had in PyBullet, which multiplies frictions of single bodies")
     return dict(zip(links, np.exp(single).tolist(), strict=True))
 
 
 def _refuse(model: mujoco.MjModel) -> None:
     """What would be silently different is an error."""
     joint = model.dof_jntid
-    for field, dofs in (("armature", model.dof_armature), ("dampingpoly", model.dof_dampingpoly.any(1)), ("stiffnesspoly", model.jnt_stiffnesspoly.any(1)[joint])):
+    curved_springs = model.jnt_stiffnesspoly.any(1)[joint]
+    for field, dofs in (("armature", model.dof_armature), ("dampingpoly", model.dof_dampingpoly.any(1)), ("stiffnesspoly", curved_springs)):
         for dof in np.flatnonzero(dofs):
             raise ValueError(f"joint {model.joint(int(joint[dof])).name!r} has {field}: it has no twin in PyBullet")
     for kind, count in (("equality constraints", model.neq), ("tendons", model.ntendon), ("flexes", model.nflex), ("explicit contact pairs", model.npair)):
@@ -287,13 +289,18 @@ def _read_sensor(model: mujoco.MjModel, sensor: int, tops: list[int]) -> Sensor:
         return Sensor(_JOINT_SENSORS[kind], _link(model, body, tops)[0], model.joint(target).name, np.zeros(7))
     if kind not in _FRAME_SENSORS or model.sensor_refid[sensor] >= 0:
         known = ", ".join(k.lower() for k in (*_JOINT_SENSORS, *_FRAME_SENSORS))
-        raise ValueError(f"sensor {model.sensor(sensor).name!r} is a {kind.lower()} (relative to a frame, or of a kind not measured); PyBullet measures {known} in the world's frame")
-    objects = mujoco.mjtObj
-    place = {
-        objects.mjOBJ_XBODY: lambda: (target, np.zeros(3), np.array([1.0, 0, 0, 0])),
-        objects.mjOBJ_BODY: lambda: (target, model.body_ipos[target], model.body_iquat[target]),
-        objects.mjOBJ_SITE: lambda: (int(model.site_bodyid[target]), model.site_pos[target], model.site_quat[target]),
-        objects.mjOBJ_GEOM: lambda: (int(model.geom_bodyid[target]), model.geom_pos[target], model.geom_quat[target]),
-    }[mujoco.mjtObj(model.sensor_objtype[sensor])]
-    body, pos, quat = place()
+        what = f"sensor {model.sensor(sensor).name!r} is a {kind.lower()}"
+        raise ValueError(f"{what} (or relative to a frame): PyBullet measures {known}, in the world's frame")
+    body, pos, quat = _place(model, mujoco.mjtObj(model.sensor_objtype[sensor]), target)
     return Sensor(_FRAME_SENSORS[kind], *_link(model, body, tops), np.concatenate([pos, quat]))
+
+
+def _place(model: mujoco.MjModel, kind: mujoco.mjtObj, number: int) -> tuple[int, Array, Array]:
+    """The body that a thing is fixed to, and its pose in it."""
+    if kind == mujoco.mjtObj.mjOBJ_BODY:  # in MuJoCo's sensors that is the inertial frame
+        return number, model.body_ipos[number], model.body_iquat[number]
+    if kind == mujoco.mjtObj.mjOBJ_SITE:
+        return int(model.site_bodyid[number]), model.site_pos[number], model.site_quat[number]
+    if kind == mujoco.mjtObj.mjOBJ_GEOM:
+        return int(model.geom_bodyid[number]), model.geom_pos[number], model.geom_quat[number]
+    return number, np.zeros(3), np.array([1.0, 0, 0, 0])

@@ -84,7 +84,7 @@ class Worlds:
         positions = qpos.tolist()
         mass = np.array([self._worlds[i].mass_matrix(tree, q) for i, q in zip(chosen, positions, strict=True)])
         weight = np.array([self._bench.weight(self._compensated[tree][i], q) for i, q in zip(chosen, positions, strict=True)])
-        force, damping = self._forces[tree](chosen, qpos, qvel, self._ctrl[chosen])
+        force, damping = self._forces[tree].compute(chosen, qpos, qvel, self._ctrl[chosen])
         for i, effort in zip(chosen, (weight + force).tolist(), strict=True):
             self._worlds[i].push(tree, effort)
         return mass, damping
@@ -134,15 +134,17 @@ class JointForces:
 
     def __init__(self, joints: Sequence[Joints]) -> None:
         self._joint, self._ctrl = joints[0].actuator_joint, joints[0].actuator_ctrl
+        self._onto = np.eye(len(joints[0].names))[self._joint]  # (A, J): sums what several actuators do to a joint
         fields = ("damping", "stiffness", "spring", "gain", "gear", "bias", "ctrl_range", "force_range")
         self._tables = {name: np.stack([getattr(j, name) for j in joints]) for name in fields}
 
-    def __call__(self, chosen: NDArray[np.int_], qpos: Array, qvel: Array, ctrl: Array) -> tuple[Array, Array]:
+    def compute(self, chosen: NDArray[np.int_], qpos: Array, qvel: Array, ctrl: Array) -> tuple[Array, Array]:
         """Forces in m chosen worlds.
 
         Args:
             chosen: numbers of the worlds.
-            qpos, qvel: (m, J) state of the joints.
+            qpos: (m, J) positions of the joints.
+            qvel: (m, J) their velocities.
             ctrl: (m, C) commands of the actuators.
 
         Returns:
@@ -153,11 +155,9 @@ class JointForces:
         b0, b1, b2 = np.moveaxis(of["bias"], -1, 0)
         wanted = of["gain"] * command + b0 + of["gear"] * (b1 * qpos[:, self._joint] + b2 * qvel[:, self._joint])
         low, high = np.moveaxis(of["force_range"], -1, 0)
-        force = -of["damping"] * qvel - of["stiffness"] * (qpos - of["spring"])
-        damping = of["damping"].copy()
-        np.add.at(force, (slice(None), self._joint), of["gear"] * wanted.clip(low, high))
-        np.add.at(damping, (slice(None), self._joint), np.where((low < wanted) & (wanted < high), -b2 * of["gear"] ** 2, 0.0))
-        return force, damping
+        at_limit = (wanted <= low) | (wanted >= high)
+        force = -of["damping"] * qvel - of["stiffness"] * (qpos - of["spring"]) + (of["gear"] * wanted.clip(low, high)) @ self._onto
+        return force, of["damping"] + np.where(at_limit, 0.0, -b2 * of["gear"] ** 2) @ self._onto
 
 
 class _Bench:

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import mujoco
@@ -53,7 +54,7 @@ def lines(count: int, points: int):
     home = torch.tensor(ARM.home_qpos, dtype=torch.float64)
     corners = [tool_pose(ARM, home)[0].expand(count, 3), ends[:, 0], ends[:, 1]]
     s = torch.linspace(0, 1, points, dtype=torch.float64).unsqueeze(-1)
-    legs = [a.unsqueeze(1) + s * (b - a).unsqueeze(1) for a, b in zip(corners[:-1], corners[1:], strict=True)]
+    legs = [a.unsqueeze(1) + s * (b - a).unsqueeze(1) for a, b in itertools.pairwise(corners)]
     return home.expand(count, 7), torch.cat(legs, 1)
 
 

@@ -275,7 +275,7 @@ def test_objects_equal_those_that_the_compiler_would_make(row):
     batch.set_const()
     found = batch.get_model(0)
     spec, half = task.build(), row["half_size"]
-    geom, body = spec.geom("object"), spec.body("object")
+    geom = spec.geom("object")
     geom.type = {"box": mujoco.mjtGeom.mjGEOM_BOX, "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER, "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID}[row["shape"]]
     geom.size, geom.mass = [half, half, half], row["mass"]
     geom.friction = [row["friction"], *geom.friction[1:]]
