@@ -1,0 +1,278 @@
+"""How fast metarl is, each figure against the bare work that it cannot avoid.
+
+The compared pieces take turns in one process and the median of the rounds is taken, because machines are noisy: a ratio of two pieces
+that ran a moment apart means something where seconds do not.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from metarl import algos, tasks
+from metarl.presets import config_for
+from metarl.robots.spec import unknown_name
+from metarl.rollout import collect
+from metarl.tasks.batched_env import BatchedEnv, Step
+
+TASK, ALGORITHM = "arm_reach", "rl2"
+NUM_SIMS, NUM_THREADS = 256, 2
+ASYNC_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        name: what was measured.
+        value: the number.
+        unit: its unit; "" for a ratio.
+        goal: what it is to be, e.g. ">= 0.8", or "".
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    goal: str = ""
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether it is what it is to be; None where nothing was asked."""
+        if not self.goal:
+            return None
+        relation, limit = self.goal.split()
+        return self.value >= float(limit) if relation == ">=" else self.value <= float(limit)
+
+
+class Still:
+    """An adapter that costs nothing: the same random actions again and again."""
+
+    def __init__(self, env: BatchedEnv) -> None:
+        self._action = 2 * torch.rand(env.num_tasks, env.num_robots, env.spec.action_size, generator=torch.Generator().manual_seed(0)) - 1
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def act(self, obs: torch.Tensor, explore: bool = True) -> torch.Tensor:
+        """(M, R, A)."""
+        return self._action
+
+    def observe(self, step: Step) -> None:
+        """Nothing is learnt."""
+
+    def adapt(self) -> None:
+        """Nothing is learnt."""
+
+
+# ---- measuring --------------------------------------------------------------------------------------------------------------
+
+
+def in_turns(pieces: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each piece in each round, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in pieces}
+    for number in range(rounds + 1):
+        for name, piece in pieces.items():
+            began = time.perf_counter()
+            piece()
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median over the rounds of above / below."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Torch on so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def bare_physics(env: BatchedEnv) -> Callable[[int], None]:
+    """Steps a bare `mujoco.batch.Batch` of the same model, as many simulations and threads, so many decisions far."""
+    import mujoco.batch
+
+    from metarl.tasks.simulators.mujoco import compile_scene
+
+    task = env.task
+    model = compile_scene(task)
+    batch = mujoco.batch.Batch(model, env.num_sims, NUM_THREADS, persistent=True)
+    ctrl = batch.bind("ctrl")
+    low, high = task.robot.qpos_range(torch.zeros(1))
+    joints = [model.actuator(name).id for name in task.robot.joint_names]
+    rng, home = np.random.default_rng(0), np.array(task.robot.home_qpos)
+    substeps = round(task.decision_dt / task.physics_dt)
+
+    def run(decisions: int) -> None:
+        batch.reset()
+        for _ in range(decisions):
+            wander = home + 0.3 * rng.uniform(-1, 1, (env.num_sims, len(joints)))
+            ctrl[:, joints] = wander.clip(low.numpy(), high.numpy())
+            batch.step(None, substeps)
+
+    return run
+
+
+# ---- benchmarks -------------------------------------------------------------------------------------------------------------
+
+
+def env_against_physics() -> list[Figure]:
+    """BatchedEnv with observation, command, reward and resets, against Batch.step alone."""
+    task = tasks.make(TASK)
+    with torch_threads(1):
+        env = BatchedEnv(task, NUM_SIMS, num_threads=NUM_THREADS)
+        env.set_tasks(task.sample(NUM_SIMS))
+        bare, still = bare_physics(env), Still(env)
+        pieces = {"env": lambda: collect(env, still, 1), "bare": lambda: bare(task.horizon)}
+        seconds = in_turns(pieces, rounds=9)
+        env.close()
+    rate = NUM_SIMS * task.horizon / statistics.median(seconds["env"])
+    ratio = median_ratio(seconds["bare"], seconds["env"])
+    return [Figure(f"BatchedEnv of {TASK} against bare Batch.step", ratio, goal=">= 0.8"), Figure(f"BatchedEnv of {TASK}", rate, "decisions/s")]
+
+
+def env_against_async_vector_env() -> list[Figure]:
+    """BatchedEnv against gymnasium's processes with one environment each."""
+    import gymnasium
+
+    from metarl.tasks.gymnasium import env_id
+
+    task = tasks.make(TASK)
+    name = env_id(task)
+    with torch_threads(1):
+        workers = gymnasium.vector.AsyncVectorEnv([lambda: gymnasium.make(name) for _ in range(ASYNC_WORKERS)])
+        env = BatchedEnv(task, NUM_SIMS, num_threads=NUM_THREADS)
+        env.set_tasks(task.sample(NUM_SIMS))
+        still = Still(env)
+        action = np.asarray(still._action[:ASYNC_WORKERS, 0])
+
+        def one_episode() -> None:
+            workers.reset(seed=0)
+            for _ in range(task.horizon):
+                workers.step(action)
+
+        seconds = in_turns({"env": lambda: collect(env, still, 1), "workers": one_episode}, rounds=5)
+        env.close()
+        workers.close()
+    ratio = median_ratio(seconds["workers"], seconds["env"]) * NUM_SIMS / ASYNC_WORKERS
+    return [Figure(f"BatchedEnv of {TASK} against AsyncVectorEnv with {ASYNC_WORKERS} workers", ratio, goal=">= 5")]
+
+
+def new_tasks_against_a_trial() -> list[Figure]:
+    """Drawing and setting tasks, against the trial in them."""
+    task = tasks.make(TASK)
+    with torch_threads(1):
+        env = BatchedEnv(task, NUM_SIMS, num_threads=NUM_THREADS)
+        still = Still(env)
+        pieces = {"tasks": lambda: env.set_tasks(task.sample(NUM_SIMS)), "trial": lambda: collect(env, still, 3)}
+        seconds = in_turns(pieces, rounds=5)
+        env.close()
+    ratio = median_ratio(seconds["tasks"], seconds["trial"])
+    return [Figure(f"drawing and setting {NUM_SIMS} tasks of {TASK}, part of a trial of 3 episodes", ratio, goal="<= 0.05")]
+
+
+def iteration_against_physics() -> list[Figure]:
+    """A whole iteration of meta-training, collect and update, against the physics in it."""
+    task, config = tasks.make(TASK), config_for(ALGORITHM, TASK)
+    algorithm = algos.load(ALGORITHM)(task.spec, task.params, config, 0)
+    env = BatchedEnv(task, config.num_tasks, config.num_robots, num_threads=NUM_THREADS)
+    bare, parts = bare_physics(env), {"collect": 0.0}
+
+    def iteration() -> None:
+        began = time.perf_counter()
+        with torch_threads(1):  # beside the busy physics a second thread of torch makes small operations slower
+            env.set_tasks(task.sample(config.num_tasks))
+            rollout = collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True))
+        parts["collect"] += time.perf_counter() - began
+        with torch_threads(NUM_THREADS):
+            algorithm.meta_update(rollout)
+
+    seconds = in_turns({"iteration": iteration, "bare": lambda: bare(task.horizon * task.episodes_per_trial)}, rounds=3)
+    env.close()
+    whole = statistics.median(seconds["iteration"])
+    return [
+        Figure(f"iteration of {ALGORITHM} on {TASK}, physics rate against bare physics", median_ratio(seconds["bare"], seconds["iteration"]), goal=">= 0.35"),
+        Figure(f"iteration of {ALGORITHM} on {TASK}", whole, "s"),
+        Figure(f"iteration of {ALGORITHM} on {TASK}, part of it that collects", parts["collect"] / 4 / whole),
+    ]
+
+
+def latency() -> list[Figure]:
+    """Act and observe of one robot, on one thread of torch."""
+    task, config = tasks.make(TASK), config_for(ALGORITHM, TASK)
+    adapter = algos.load(ALGORITHM)(task.spec, task.params, config, 0).adapter(1)
+    env = BatchedEnv(task, 1, num_threads=1)
+    env.set_tasks(task.sample(1))
+    milliseconds = []
+    with torch_threads(1):
+        for _ in range(20):
+            obs = env.reset()
+            for _ in range(task.horizon):
+                began = time.perf_counter()
+                action = adapter.act(obs, explore=False)
+                acted = time.perf_counter()
+                step = env.step(action)
+                stepped = time.perf_counter()
+                adapter.observe(step)
+                milliseconds.append(1e3 * (time.perf_counter() - stepped + acted - began))
+                obs = step.next_obs
+    env.close()
+    median, p99 = np.quantile(milliseconds[100:], [0.5, 0.99])
+    name = f"act + observe of {ALGORITHM}, one robot"
+    return [Figure(f"{name}, median", float(median), "ms", "<= 1"), Figure(f"{name}, 99 of 100", float(p99), "ms", "<= 2")]
+
+
+BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
+    "physics": env_against_physics,
+    "vector": env_against_async_vector_env,
+    "tasks": new_tasks_against_a_trial,
+    "iteration": iteration_against_physics,
+    "latency": latency,
+}
+
+
+def run_benchmarks(names: Sequence[str], console: Console) -> dict[str, Any]:
+    """Run benchmarks by name, all where none is named; print a table, and return the figures and what machine they are of.
+
+    Raises:
+        ValueError: no benchmark has that name.
+    """
+    for name in names:
+        if name not in BENCHMARKS:
+            raise unknown_name("benchmark", name, BENCHMARKS)
+    figures: list[Figure] = []
+    for name in names or BENCHMARKS:
+        with console.status(f"{name}: {(BENCHMARKS[name].__doc__ or '').splitlines()[0]}"):
+            figures += BENCHMARKS[name]()
+    table = Table("", "measured", "goal", "")
+    for figure in figures:
+        mark = {True: "reached", False: "missed", None: ""}[figure.reached]
+        table.add_row(figure.name, f"{figure.value:.3g} {figure.unit}", figure.goal, mark)
+    console.print(table)
+    machine = {
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    return {"machine": machine, "figures": [asdict(f) for f in figures]}
