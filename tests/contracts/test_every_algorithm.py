@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from metarl import algos, meta_parameters
+from metarl import algos, meta_parameters, tasks
 from metarl.rollout import Rollout
-from metarl.tasks.batched_env import Step
+from metarl.tasks.batched_env import BatchedEnv, Step
 
 every_algorithm = pytest.mark.parametrize("name", algos.names())
 pytestmark = pytest.mark.usefixtures("short_episodes")
@@ -73,6 +73,20 @@ def test_actions_are_finite_and_of_the_right_shape(algorithm, small_rollout):
     assert rollout.action.shape == (3, 2, 2, 8, 2)
     assert bool(rollout.action.isfinite().all())
     assert float(rollout.action[0, 0, 0].std()) > 0.01, "a training adapter that does not explore learns nothing"
+
+
+@every_algorithm
+def test_an_observation_that_is_not_a_number_never_becomes_a_command(algorithm):
+    env = BatchedEnv(tasks.make("point_navigation"), 3, 2)
+    env.set_tasks(env.task.sample(3))
+    obs = env.reset()
+    obs[1, 0, 1] = torch.nan
+    action = algorithm.adapter(3, 2).act(obs, explore=False)
+    others = torch.ones(3, 2, dtype=torch.bool)
+    others[1, 0] = False
+    assert bool(action[others].isfinite().all()), "one broken sensor must not stop the other robots"
+    with pytest.raises(ValueError, match="action of robot 2 is not finite"):
+        env.step(action)
 
 
 @every_algorithm

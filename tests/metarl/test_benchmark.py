@@ -1,0 +1,66 @@
+import json
+
+import pytest
+import torch
+
+from metarl import benchmark, cli, tasks
+from metarl.benchmark import Figure, in_turns, median_ratio
+from metarl.tasks.arm_reach import ArmReach
+from metarl.tasks.batched_env import BatchedEnv
+
+
+def test_goals():
+    assert Figure("ratio", 0.8, goal=">= 0.8").reached is True
+    assert Figure("ratio", 0.79, goal=">= 0.8").reached is False
+    assert Figure("latency", 0.9, "ms", "<= 1").reached is True
+    assert Figure("latency", 1.1, "ms", "<= 1").reached is False
+    assert Figure("rate", 5.0, "1/s").reached is None
+
+
+def test_pieces_take_turns_and_the_first_round_does_not_count():
+    calls = []
+    seconds = in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert "".join(calls) == "abababab"
+    assert [len(s) for s in seconds.values()] == [3, 3]
+
+
+def test_ratio_is_the_median_of_the_rounds():
+    # one round in which the machine was busy with something else changes nothing: 2, 2, 8 -> 2
+    assert median_ratio([4.0, 6.0, 8.0], [2.0, 3.0, 1.0]) == 2.0
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), benchmark.torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+@pytest.fixture
+def tiny(monkeypatch, small_config):
+    monkeypatch.setattr(benchmark, "NUM_SIMS", 4)
+    monkeypatch.setattr(benchmark, "NUM_THREADS", 1)
+    monkeypatch.setattr(benchmark, "config_for", lambda algorithm, task: small_config(algorithm))
+    monkeypatch.setattr(ArmReach, "horizon", 6)
+
+
+def test_bare_physics_moves_the_same_model(tiny):
+    env = BatchedEnv(tasks.make("arm_reach"), 4, num_threads=1)
+    run = benchmark.bare_physics(env)
+    batch = next(cell.cell_contents for cell in run.__closure__ if type(cell.cell_contents).__name__ == "Batch")
+    assert (batch.model.nv, batch.model.opt.timestep) == (env.simulator.model.nv, env.simulator.model.opt.timestep)
+    run(3)
+    time = batch.bind("time").copy()
+    assert time == pytest.approx(3 * ArmReach.decision_dt)  # as far as three decisions of the environment
+    assert abs(batch.bind("qvel")).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["physics", "tasks", "iteration", "latency"])
+def test_benchmarks_give_figures(tiny, name, tmp_path, capsys):
+    cli.main(["benchmark", name, "--json", str(tmp_path / "figures.json")])
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert written["machine"]["torch"] == torch.__version__
+    assert all(figure["value"] > 0 for figure in written["figures"])
+    assert any(figure["goal"] for figure in written["figures"])
+    assert ("reached" in (said := capsys.readouterr().out)) or "missed" in said
