@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OBJECT = (0.55, 0.05)  # m, where the object is put; beside the arm, because it is fastest sideways (base joint)
 READY = (0.55, -0.17, 0.03)  # m, the tool before a strike; 3 cm above the table, about the middle of an object
 PEG_RADIUS = 0.012  # m, a round rod between the fingers, so that the direction of a push does not depend on the hand's angle
-SPEEDS = (0.45, 0.95)  # m/s; inside the joint velocity limits everywhere in the workspace of the strike
+SPEEDS = (0.45, 0.95)  # m/s; only the outermost strikes are slowed down by the limits of a joint
 TURN = 0.25  # rad, largest direction to either side of the line from the object to the target
 ASIDE = 0.015  # m, largest contact point to either side of the object's middle
 SHAPES = {"box": 6, "cylinder": 5, "ellipsoid": 4}  # mujoco.mjtGeom

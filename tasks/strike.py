@@ -13,38 +13,57 @@ from metarl.robots.spec import JointTrajectory, RobotSpec
 
 DT = 0.02  # s between two points of the trajectory
 APPROACH, RUN_UP, BRAKE = 0.5, 0.3, 0.25  # s: to the place behind the object; from rest to full speed; from full speed to rest
+MARGIN = 0.03  # of the joint limits is left, because between two points the velocity may be a little higher
 AT_SPEED = 0.06  # m before the object's centre where full speed is reached, and kept until the centre
 
 
 def plan_strike(robot: RobotSpec, start_qpos: Tensor, through: Tensor, direction: Tensor, speed: Tensor, slowest: float) -> JointTrajectory:
-    """A straight stroke of the tool, pointing down, through a point at a given speed.
+    """A straight stroke of the tool, pointing down, through a point at a given speed, or as fast as the joints allow.
 
     Args:
         robot: the arm.
         start_qpos: (..., J) measured pose at rest, rad.
         through: (..., 3) m, base frame: where the tool stops being at full speed (the middle of the object).
         direction: (...) rad, of the stroke in the horizontal plane.
-        speed: (...) m/s.
+        speed: (...) m/s; lowered where a joint would leave its velocity or acceleration limit.
         slowest: m/s, lowest speed that may be asked for; gives the trajectory its length, the same for all.
 
     Returns:
         A trajectory of (APPROACH + RUN_UP + AT_SPEED / slowest + BRAKE) / DT points.
     """
+    qpos, qvel = _stroke(robot, start_qpos, through, direction, speed, slowest)
+    used = _part_of_limits(robot, qvel)
+    over = used > 1.0
+    if bool(over.any()):
+        slower = speed[over] / used[over]  # every phase of a stroke has a fixed duration, so that joint speeds go with the tool's
+        qpos[over], qvel[over] = _stroke(robot, start_qpos[over], through[over], direction[over], slower, slowest)
+    return JointTrajectory(qpos, qvel, DT)
+
+
+def _stroke(robot: RobotSpec, start_qpos: Tensor, through: Tensor, direction: Tensor, speed: Tensor, slowest: float) -> tuple[Tensor, Tensor]:
+    """Joint positions and velocities (..., S, J) of the stroke, whatever the joints can do."""
     heading = torch.stack([direction.cos(), direction.sin(), torch.zeros_like(direction)], -1)
     duration = APPROACH + RUN_UP + AT_SPEED / slowest + BRAKE
     time = torch.arange(1, round(duration / DT) + 1, dtype=through.dtype, device=through.device) * DT
-    along = _distance_along(time - APPROACH, speed.unsqueeze(-1))  # (..., S)
-    stroke = through.unsqueeze(-2) + along.unsqueeze(-1) * heading.unsqueeze(-2)
-    begin = stroke[..., :1, :] - (along[..., :1] - _distance_along(time[:1] * 0, speed.unsqueeze(-1))).unsqueeze(-1) * heading.unsqueeze(-2)
+    along = _distance_along(time - APPROACH, speed.unsqueeze(-1)).unsqueeze(-1)  # (..., S, 1)
+    stroke = through.unsqueeze(-2) + along * heading.unsqueeze(-2)
+    begin = stroke[..., :1, :]  # the run-up has not begun at the first point
     here = tool_pose(robot, start_qpos)[0].unsqueeze(-2)
     s = (time / APPROACH).clamp(max=1.0).unsqueeze(-1)
     approach = here + (begin - here) * (s**3 * (10 - 15 * s + 6 * s**2))  # minimum jerk
-    points = torch.where((time < APPROACH).unsqueeze(-1), approach, stroke)
-    qpos = follow_line(robot, start_qpos, points)
+    qpos = follow_line(robot, start_qpos, torch.where((time < APPROACH).unsqueeze(-1), approach, stroke))
     padded = torch.cat([start_qpos.unsqueeze(-2), qpos, qpos[..., -1:, :]], -2)
     qvel = (padded[..., 2:, :] - padded[..., :-2, :]) / (2 * DT)
     qvel[..., -1, :] = 0.0
-    return JointTrajectory(qpos, qvel, DT)
+    return qpos, qvel
+
+
+def _part_of_limits(robot: RobotSpec, qvel: Tensor) -> Tensor:
+    """(...) largest part of a joint's velocity or acceleration limit that velocities (..., S, J) use, with the margin."""
+    qacc = torch.cat([qvel[..., :1, :], qvel.diff(dim=-2)], -2) / DT
+    speed = qvel.abs() / qvel.new_tensor(robot.qvel_limits)
+    acceleration = qacc.abs() / qvel.new_tensor(robot.qacc_limits)
+    return torch.maximum(speed, acceleration).amax((-2, -1)) * (1.0 + MARGIN)
 
 
 def _distance_along(time: Tensor, speed: Tensor) -> Tensor:
