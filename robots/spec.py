@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-
 if TYPE_CHECKING:
     import mujoco
+    from torch import Tensor
 
 Vec = tuple[float, ...]
 
@@ -91,6 +89,8 @@ def interpolate(trajectory: JointTrajectory, start_qpos: Tensor, substeps: int) 
     Returns:
         qpos and qvel, each (..., S * substeps, J): the samples after 1/substeps, 2/substeps ... of each interval.
     """
+    import torch  # here, because the process that guards the motors needs this file and nothing of torch
+
     dt = trajectory.dt
     start = start_qpos.unsqueeze(-2)
     knots = torch.cat([start, trajectory.qpos], -2)

@@ -17,11 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from metarl.ros_nodes import PARENT_VARIABLE
 from metarl.tasks import SPLITS, simulators
 
 Value = str | int | float | bool
-PARENT_VARIABLE = "METARL_PARENT_PID"  # a node that finds it ends when that process is gone
 READY = ": ready"  # how a node's log says so
+PATIENCE = (10.0, 2.0)  # s that a node has to end after SIGINT, and then after SIGTERM
 _DOMAINS = range(1, 102)  # 0 is everybody's default; above 101 ports of Linux' own choice begin
 
 
@@ -92,7 +93,8 @@ def arm(choice: Arm, observers: int = 0) -> tuple[NodeSpec, ...]:
     statuses = {f"{name}_status": f"{name}/status" for name in ("adapter", "safety")}
     return (
         NodeSpec("sim", "sim_node", world),
-        NodeSpec("safety", "safety_node", {"robot": robot}, {"command": "adapter/command"}),
+        # the simulated robot shares this machine's processor with everything else, so its joint states may be late
+        NodeSpec("safety", "safety_node", {"robot": robot, "state_timeout": 2.0}, {"command": "adapter/command"}),
         NodeSpec(
             "adapter", "adapter_node", {"meta_parameters": choice.meta_parameters, "robot": robot}, {"events": "task/events", "executed": "safety/executed"}
         ),
@@ -148,6 +150,10 @@ class Graph:
         """Everything that a node has written."""
         return (self._folder / f"{name}.log").read_text(errors="replace")
 
+    def pids(self) -> dict[str, int]:
+        """Process id of each node."""
+        return {name: process.pid for name, process in self._processes.items()}
+
     def finished(self, name: str) -> bool:
         """Whether a node has ended by itself.
 
@@ -194,7 +200,7 @@ class Graph:
     def stop(self) -> None:
         """End every process: by asking, then by force."""
         try:
-            for number, patience in ((signal.SIGINT, 5.0), (signal.SIGTERM, 2.0)):
+            for number, patience in zip((signal.SIGINT, signal.SIGTERM), PATIENCE, strict=True):
                 for process in self._processes.values():
                     if process.poll() is None:
                         process.send_signal(number)

@@ -1,11 +1,14 @@
-"""ROS messages <-> readings, commands, events. Joints are matched by name, never by index; wxyz <-> xyzw happens only here."""
+"""ROS messages <-> readings, commands, events. Joints are matched by name, never by index; wxyz <-> xyzw happens only here.
+
+torch is imported only where readings are made: the safety node has none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from sensor_msgs.msg import JointState
@@ -17,7 +20,11 @@ from metarl.robots.spec import JointTrajectory
 from metarl.ros_nodes.events import Event
 from metarl.ros_nodes.limits import Array, Command
 from metarl.ros_nodes.rejection import Rejected, check_names
-from metarl.tasks.task import Readings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metarl.tasks.task import Readings
 
 BASE_FRAME = "base_link"  # REP 105; every pose and twist is given in it
 _SECOND = 1_000_000_000  # ns
@@ -73,7 +80,7 @@ def joint_readings(message: JointState, joint_names: Sequence[str]) -> Readings:
         Rejected: as `joint_arrays`.
     """
     qpos, qvel = joint_arrays(message, joint_names)
-    return {"qpos": torch.from_numpy(qpos).float(), "qvel": torch.from_numpy(qvel).float()}
+    return {"qpos": _tensor(qpos), "qvel": _tensor(qvel)}
 
 
 # ---- bodies that a camera tracks --------------------------------------------------------------------------------------------
@@ -98,7 +105,7 @@ def pose_readings(message: PoseStamped, body: str) -> Readings:
     """
     _check_frame(message.header.frame_id, body)
     point, turn = message.pose.position, message.pose.orientation
-    return _finite({f"{body}_pos": torch.tensor([point.x, point.y, point.z]), f"{body}_quat": torch.tensor([turn.w, turn.x, turn.y, turn.z])})
+    return _finite({f"{body}_pos": _tensor([point.x, point.y, point.z]), f"{body}_quat": _tensor([turn.w, turn.x, turn.y, turn.z])})
 
 
 def twist(readings: Readings, body: str, stamp: int) -> TwistStamped:
@@ -119,7 +126,7 @@ def twist_readings(message: TwistStamped, body: str) -> Readings:
     """
     _check_frame(message.header.frame_id, body)
     linear, angular = message.twist.linear, message.twist.angular
-    return _finite({f"{body}_linvel": torch.tensor([linear.x, linear.y, linear.z]), f"{body}_angvel": torch.tensor([angular.x, angular.y, angular.z])})
+    return _finite({f"{body}_linvel": _tensor([linear.x, linear.y, linear.z]), f"{body}_angvel": _tensor([angular.x, angular.y, angular.z])})
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------------------
@@ -173,8 +180,7 @@ def to_trajectory(command: Command) -> JointTrajectory:
     dt = float(command.time[0])
     if not np.allclose(command.time, dt * np.arange(1, len(command.time) + 1), rtol=0, atol=1e-6):
         raise Rejected("bad_time", f"points must lie {dt} s apart, found times {command.time.tolist()}")
-    qpos, qvel = (torch.from_numpy(x).float().unsqueeze(0) for x in (command.qpos, command.qvel))
-    return JointTrajectory(qpos, qvel, dt)
+    return JointTrajectory(_tensor(command.qpos[None]), _tensor(command.qvel[None]), dt)
 
 
 # ---- labelled numbers -------------------------------------------------------------------------------------------------------
@@ -217,7 +223,7 @@ def to_event(message: Float64MultiArray) -> Event:
     return Event(int(epoch), int(sequence), int(episode), int(step), reward, bool(terminated), bool(truncated), error, stamp)
 
 
-# ---- checks -----------------------------------------------------------------------------------------------------------------
+# ---- common -----------------------------------------------------------------------------------------------------------------
 
 
 def _order(found: Sequence[str], expected: Sequence[str]) -> list[int]:
@@ -235,3 +241,9 @@ def _finite(readings: Readings) -> Readings:
         if not bool(value.isfinite().all()):
             raise Rejected("not_finite", f"reading {name} is {value.tolist()}")
     return readings
+
+
+def _tensor(values: Sequence[float] | Array) -> Tensor:
+    import torch
+
+    return torch.tensor(values, dtype=torch.float32)

@@ -20,7 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from metarl.ros_nodes.graph import PARENT_VARIABLE
+from metarl.ros_nodes import PARENT_VARIABLE
 
 COMMAND = QoSProfile(depth=10)  # reliable and volatile: a command is never repeated to somebody who comes later
 STREAM = QoSProfile(depth=1)  # published reliably, so that it fits every subscriber
@@ -73,8 +73,10 @@ class Status:
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
         log = self._node.get_logger()
-        if message != self._said:
-            (log.warning if trouble else log.info)(message)
+        if message != self._said and trouble:
+            log.warning(message)  # rclpy wants one line of code for each severity
+        elif message != self._said:
+            log.info(message)
         if self.ready and not before:
             log.info("ready")
         self._said = message

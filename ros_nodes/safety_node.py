@@ -82,18 +82,19 @@ class SafetyNode:
         except Rejected as rejected:
             self._refuse(command.stamp, rejected)
             return
+        self._send(accepted)
         self.status.counts["forwarded"] += 1
         self.status.publish("guarding")
-        self._send(accepted)
 
     def _refuse(self, stamp: int, rejected: Rejected) -> None:
-        self.status.refused(rejected.reason, f"command: {rejected}")
-        if rejected.reason in PASSED_OVER:
-            return
-        try:
-            self._send(self.guard.hold(stamp, runtime.steady_now()))
-        except Rejected as unknown_pose:
-            self.status.publish(f"refused: command: {rejected}; nothing was sent, because {unknown_pose}", trouble=True)
+        """Hold the robot first, then say why."""
+        text = f"command: {rejected}"
+        if rejected.reason not in PASSED_OVER:
+            try:
+                self._send(self.guard.hold(stamp, runtime.steady_now()))
+            except Rejected as unknown_pose:
+                text += f"; nothing was sent, because {unknown_pose}"
+        self.status.refused(rejected.reason, text)
 
     def _send(self, command: Command) -> None:
         names = self.guard.limits.joint_names

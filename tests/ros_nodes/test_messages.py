@@ -1,0 +1,174 @@
+"""ROS messages <-> readings, commands and events."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+
+from geometry_msgs.msg import PoseStamped, TwistStamped
+from sensor_msgs.msg import JointState
+
+from metarl import robots
+from metarl.robots.spec import JointTrajectory
+from metarl.ros_nodes import messages
+from metarl.ros_nodes.events import Event
+from metarl.ros_nodes.rejection import Rejected
+
+NAMES = robots.load("arm7").joint_names
+NOW = 1_795_376_414_258_407_514  # ns, of our time: more digits than a double holds
+
+
+def refused(call, *arguments):
+    with pytest.raises(Rejected) as found:
+        call(*arguments)
+    return found.value
+
+
+def test_stamps_keep_every_nanosecond():
+    assert messages.to_stamp(messages.to_time(NOW)) == NOW
+
+
+# ---- joints -----------------------------------------------------------------------------------------------------------------
+
+
+def test_joints_are_matched_by_name():
+    message = JointState(name=["gripper", "b", "a"], position=[9.0, 2.0, 1.0], velocity=[0.9, 0.2, 0.1])
+    qpos, qvel = messages.joint_arrays(message, ("a", "b"))
+    assert qpos.tolist() == [1.0, 2.0]
+    assert qvel.tolist() == [0.1, 0.2]
+
+
+def test_single_precision_survives_the_way_there_and_back():
+    qpos, qvel = torch.randn(2, 7, generator=torch.Generator().manual_seed(0))
+    message = messages.joint_state(NAMES, qpos.double().numpy(), qvel.double().numpy(), NOW)
+    found = messages.joint_readings(message, NAMES)
+    assert torch.equal(found["qpos"], qpos)
+    assert torch.equal(found["qvel"], qvel)
+    assert messages.to_stamp(message.header.stamp) == NOW
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "text"),
+    [
+        (JointState(name=["a"], position=[1.0], velocity=[1.0]), "missing_joint", "b not among a"),
+        (JointState(name=["a", "b"], position=[1.0], velocity=[1.0, 1.0]), "wrong_shape", "2 names and 1 positions"),
+        (JointState(name=["a", "b"], position=[1.0, 1.0]), "wrong_shape", "2 names and 0 velocities"),
+        (JointState(name=["a", "b"], position=[1.0, math.nan], velocity=[0.0, 0.0]), "not_finite", "first of b"),
+        (JointState(name=["a", "b"], position=[1.0, 1.0], velocity=[math.inf, 0.0]), "not_finite", "first of a"),
+    ],
+)
+def test_bad_joint_states(message, reason, text):
+    found = refused(messages.joint_arrays, message, ("a", "b"))
+    assert found.reason == reason
+    assert text in str(found)
+
+
+# ---- bodies -----------------------------------------------------------------------------------------------------------------
+
+
+def test_quaternions_are_turned_from_wxyz_to_the_messages_order_and_back():
+    wxyz = torch.tensor([0.5, 0.1, -0.7, 0.5])
+    message = messages.pose({"cup_pos": torch.tensor([[1.0, 2.0, 3.0]]), "cup_quat": wxyz[None]}, "cup", NOW)
+    turn = message.pose.orientation
+    assert [turn.x, turn.y, turn.z, turn.w] == pytest.approx([0.1, -0.7, 0.5, 0.5])
+    found = messages.pose_readings(message, "cup")
+    assert torch.equal(found["cup_quat"], wxyz)
+    assert found["cup_pos"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_body_without_orientation_is_not_turned():
+    turn = messages.pose({"cup_pos": torch.zeros(1, 3)}, "cup", NOW).pose.orientation
+    assert [turn.x, turn.y, turn.z, turn.w] == [0.0, 0.0, 0.0, 1.0]
+
+
+def test_twists():
+    message = messages.twist({"cup_linvel": torch.tensor([[1.0, 2.0, 3.0]]), "cup_angvel": torch.tensor([[4.0, 5.0, 6.0]])}, "cup", NOW)
+    found = messages.twist_readings(message, "cup")
+    assert found["cup_linvel"].tolist() == [1.0, 2.0, 3.0]
+    assert found["cup_angvel"].tolist() == [4.0, 5.0, 6.0]
+
+
+def test_poses_in_another_frame_and_poses_that_are_no_numbers():
+    message = PoseStamped()
+    message.header.frame_id = "camera"
+    assert refused(messages.pose_readings, message, "cup").reason == "wrong_frame"
+    message.header.frame_id = messages.BASE_FRAME
+    message.pose.position.y = math.nan
+    assert refused(messages.pose_readings, message, "cup").reason == "not_finite"
+    assert refused(messages.twist_readings, TwistStamped(), "cup").reason == "wrong_frame"
+
+
+# ---- commands ---------------------------------------------------------------------------------------------------------------
+
+
+def planned(points=3):
+    generator = torch.Generator().manual_seed(0)
+    return JointTrajectory(torch.randn(points, 7, generator=generator), torch.randn(points, 7, generator=generator), 0.02)
+
+
+def test_a_trajectory_survives_the_way_there_and_back():
+    before = planned(59)
+    message = messages.command_message(messages.planned_command(before, NOW), NAMES)
+    assert [p.time_from_start.nanosec for p in message.points[:3]] == [20_000_000, 40_000_000, 60_000_000]
+    assert message.points[58].time_from_start.sec == 1
+    command = messages.command_arrays(message, NAMES)
+    after = messages.to_trajectory(command)
+    assert command.stamp == NOW
+    assert torch.equal(after.qpos[0], before.qpos)
+    assert torch.equal(after.qvel[0], before.qvel)
+    assert after.dt == before.dt
+
+
+def test_columns_of_a_command_follow_the_names():
+    command = messages.planned_command(planned(), NOW)
+    turned = command._replace(qpos=command.qpos[:, ::-1], qvel=command.qvel[:, ::-1])
+    found = messages.command_arrays(messages.command_message(turned, NAMES[::-1]), NAMES)
+    assert np.array_equal(found.qpos, command.qpos)
+    assert np.array_equal(found.qvel, command.qvel)
+
+
+def changed(change):
+    message = messages.command_message(messages.planned_command(planned(), NOW), NAMES)
+    change(message)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m.joint_names.__setitem__(2, "elbow"), "missing_joint"),
+        (lambda m: setattr(m, "joint_names", [*NAMES, "elbow"]), "unknown_joint"),
+        (lambda m: setattr(m, "joint_names", [*NAMES, NAMES[0]]), "unknown_joint"),
+        (lambda m: setattr(m, "points", []), "wrong_shape"),
+        (lambda m: setattr(m.points[1], "positions", [0.0] * 6), "wrong_shape"),
+        (lambda m: setattr(m.points[2], "velocities", []), "wrong_shape"),
+    ],
+)
+def test_bad_commands(change, reason):
+    assert refused(messages.command_arrays, changed(change), NAMES).reason == reason
+
+
+def test_points_that_are_not_equally_far_apart_cannot_be_simulated():
+    message = changed(lambda m: setattr(m.points[2].time_from_start, "nanosec", 90_000_000))
+    assert refused(messages.to_trajectory, messages.command_arrays(message, NAMES)).reason == "bad_time"
+
+
+# ---- events -----------------------------------------------------------------------------------------------------------------
+
+
+def test_events_survive_the_way_there_and_back():
+    event = Event(NOW // 10**9, 7, 1, 3, 0.25, False, True, 0.125, NOW)
+    assert messages.to_event(messages.event_message(event)) == event
+    assert math.isnan(messages.to_event(messages.event_message(event._replace(error=math.nan))).error)
+
+
+def test_foreign_numbers_are_no_event():
+    assert refused(messages.to_event, messages.numbers(("a", "b"), [1.0, 2.0])).reason == "wrong_labels"
+    message = messages.event_message(Event(1, 0, 0, 0, 0.0, False, False, 0.0, NOW))
+    message.data[4] = math.nan
+    assert refused(messages.to_event, message).reason == "not_finite"
+    message.layout.dim = []
+    assert refused(messages.to_event, message).reason == "wrong_labels"

@@ -1,0 +1,351 @@
+"""The real graph: nodes in processes of their own, over DDS."""
+# ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from metarl import meta_parameters, robots, tasks
+from metarl.evaluate import Trace
+from metarl.rollout import collect
+from metarl.ros_nodes import demo, messages, runtime
+from metarl.ros_nodes.graph import PARENT_VARIABLE, Arm, Domain, Graph, NodeFailed, NodeSpec, arm
+from metarl.ros_nodes.guard import HOLD_TIME
+from metarl.ros_nodes.limits import Command
+from metarl.tasks.batched_env import BatchedEnv
+
+# ROS's message packages import a parser that imports what Python has deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
+
+ROOT = Path(__file__).resolve().parents[2]
+ARM7 = robots.load("arm7")
+HOME = np.array(ARM7.home_qpos)
+LONG = 120.0  # s, until a test gives up; a busy machine takes its time to start processes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes_find_metarl():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        yield
+
+
+@pytest.fixture
+def domain():
+    with Domain() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, small_algorithm):
+    """files(task): meta-parameters that nothing has trained."""
+
+    def make(task):
+        file = tmp_path_factory.getbasetemp() / f"{task}.safetensors"
+        meta_parameters.save(file, small_algorithm("rl2", task), "rl2", 0)
+        return str(file)
+
+    return make
+
+
+class Ear:
+    """A node in this process: hears topics, says things."""
+
+    def __init__(self, domain, topics, says=()):
+        """topics: name -> (message type, quality); says: name -> message type."""
+        os.environ.update(domain.variables())
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("ear", context=self.context)
+        self.heard = {name: [] for name in topics}
+        for name, (kind, quality) in topics.items():
+            self.node.create_subscription(kind, name, self.heard[name].append, quality)
+        self.mouth = {name: self.node.create_publisher(kind, name, runtime.COMMAND) for name, kind in dict(says).items()}
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def until(self, true, what):
+        end = time.monotonic() + LONG
+        while not true():
+            assert time.monotonic() < end, f"waited {LONG} s for {what}"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def last(self, status):
+        """What a node's status said last."""
+        return runtime.status_values(self.heard[status][-1]) if self.heard[status] else {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+# ---- a whole trial ----------------------------------------------------------------------------------------------------------
+
+
+def without_ros(file, task, simulator, index, episodes):
+    """Rewards (K, H) and errors (K, H) of the same trial in a BatchedEnv."""
+    algorithm = meta_parameters.load(file)
+    env = BatchedEnv(task, 1, 1, simulator, 1, seed=0)
+    env.set_tasks(task.sample(1, "iid", start=index))
+    trace = Trace(env, episodes)
+    rollout = collect(env, algorithm.adapter(1), episodes, lambda episode: algorithm.noise_to_adapt, trace)
+    env.close()
+    return rollout.reward[0, 0], trace.error[0, 0]
+
+
+@pytest.mark.parametrize(("name", "simulator", "episodes", "tolerance"), [("arm_slide", "pybullet", 5, 1e-6), ("arm_reach", "mujoco", 1, 1e-4)])
+def test_a_trial_over_dds_is_the_trial_without(domain, files, name, simulator, episodes, tolerance):
+    if simulator == "pybullet":
+        pytest.importorskip("pybullet", reason="PyBullet is not installed")
+    task = tasks.make(name)
+    choice = Arm(files(name), name, simulator, index=3, episodes=episodes)
+    topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "safety/status": (DiagnosticArray, runtime.LATCHED)}
+    with Ear(domain, topics) as ear, Graph(arm(choice, observers=1), domain) as graph:
+        ear.until(lambda: graph.finished("task"), "the trial to end")
+        ear.until(lambda: ear.last("safety/status").get("forwarded") == str(task.horizon * episodes), "the last command to be counted")
+    events = [messages.to_event(m) for m in ear.heard["task/events"]]
+    assert [e.sequence for e in events] == list(range(len(events)))
+    assert sum(e.begins for e in events) == sum(e.ends for e in events) == episodes
+    found = [e for e in events if not e.begins]
+    reward, error = without_ros(choice.meta_parameters, task, simulator, 3, episodes)
+    assert [e.truncated for e in found] == ([False] * (task.horizon - 1) + [True]) * episodes
+    np.testing.assert_allclose([e.reward for e in found], reward.flatten(), rtol=0, atol=tolerance)
+    np.testing.assert_allclose([e.error for e in found], error.flatten(), rtol=0, atol=tolerance)
+
+
+# ---- safety -----------------------------------------------------------------------------------------------------------------
+
+
+def trajectory(by, stamp, points=2, dt=1.0):
+    """To a pose `by` rad away from home."""
+    return Command(stamp, dt * np.arange(1, points + 1), np.tile(HOME + by, (points, 1)), np.zeros((points, 7)))
+
+
+def message(command, names=ARM7.joint_names):
+    return messages.command_message(command, names)
+
+
+@pytest.fixture
+def robot(domain):
+    """robot(state_timeout): the safety node alone, and a test that plays both adapter and robot; gives the Ear and its joint states' mouth."""
+    topics = {
+        ARM7.command_topic: (JointTrajectory, runtime.COMMAND),
+        "safety/executed": (JointTrajectory, runtime.ANSWERS),
+        "safety/status": (DiagnosticArray, runtime.LATCHED),
+    }
+
+    @contextlib.contextmanager
+    def make(state_timeout):
+        safety = NodeSpec("safety", "safety_node", {"state_timeout": state_timeout}, {"command": "adapter/command"})
+        with Graph((safety,), domain) as graph, Ear(domain, topics, {"adapter/command": JointTrajectory, ARM7.state_topic: JointState}) as ear:
+            state = messages.joint_state(ARM7.joint_names[::-1], HOME[::-1], np.zeros(7), 5)
+            timer = ear.node.create_timer(0.02, lambda: ear.mouth[ARM7.state_topic].publish(state))
+            ear.until(lambda: graph.finished("safety") or ear.last("safety/status").get("ready") == "true", "the safety node to be ready")
+            ear.until(lambda: ear.mouth["adapter/command"].get_subscription_count() == 1, "the safety node to listen")
+            yield ear, timer
+
+    return make
+
+
+def test_nothing_outside_the_limits_reaches_the_controller(robot):
+    with robot(state_timeout=LONG) as (ear, _):
+        sent, executed = ear.heard[ARM7.command_topic], ear.heard["safety/executed"]
+
+        def say(stamped, what):
+            before = len(executed)
+            ear.mouth["adapter/command"].publish(stamped)
+            ear.until(lambda: len(executed) > before, f"an answer to {what}")
+            return messages.command_arrays(executed[-1], ARM7.joint_names)
+
+        bad = {
+            "not_finite": message(trajectory(np.nan, 1)),
+            "velocity": message(trajectory(0.2, 1, dt=0.1)),
+            "acceleration": message(trajectory(0.1, 1, dt=0.2)),
+            "position": message(Command(1, np.array([1.0, 9.0]), np.stack([HOME, HOME + 2.2]), np.zeros((2, 7)))),
+            "missing_joint": message(trajectory(0.1, 1), ("elbow", *ARM7.joint_names[1:])),
+            "far_from_pose": message(trajectory(0.3, 1)),
+        }
+        for reason, given in bad.items():
+            held = say(given, reason)
+            assert held.time.tolist() == [HOLD_TIME], reason
+            assert np.array_equal(held.qpos, HOME[None]), reason
+        ear.until(lambda: ear.last("safety/status").get("far_from_pose") == "1", "the last refusal to be told")
+        status = ear.last("safety/status")
+        assert {reason: status[reason] for reason in bad} == dict.fromkeys(bad, "1")
+        assert "is 0.300 rad from where the command begins" in status["message"]
+
+        good = trajectory(0.1, 2)
+        passed = say(message(good._replace(qpos=good.qpos[:, ::-1]), ARM7.joint_names[::-1]), "a good command")
+        assert np.array_equal(passed.qpos, good.qpos)
+        assert passed.stamp == 2
+        ear.until(lambda: len(sent) == len(bad) + 1, "the controller to hear all")
+        assert [len(m.points) for m in sent] == [1] * len(bad) + [2]
+        assert {messages.to_stamp(m.header.stamp) for m in sent} == {0}  # controllers begin at once
+
+
+def test_without_joint_states_nothing_is_sent(robot):
+    with robot(state_timeout=0.2) as (ear, timer):
+        timer.cancel()
+        silent_since = time.monotonic()
+        ear.until(lambda: time.monotonic() > silent_since + 0.4, "the last joint state to grow old")
+        ear.mouth["adapter/command"].publish(message(trajectory(0.1, 3)))
+        ear.until(lambda: ear.last("safety/status").get("stale_state") == "1", "the refusal to be told")
+        assert "nothing was sent" in ear.last("safety/status")["message"]
+        assert not ear.heard[ARM7.command_topic]
+
+
+# ---- what goes wrong --------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_node_before_the_motors_needs_neither_torch_nor_a_simulator():
+    code = "import sys\nfor name in ('torch', 'mujoco', 'pybullet'): sys.modules[name] = None\nfrom metarl.ros_nodes import safety_node"
+    assert subprocess.run([sys.executable, "-c", code], timeout=LONG).returncode == 0
+
+
+def test_robot_nodes_need_no_simulator(files):
+    """Also when they act: with mujoco, pybullet and their like out of reach."""
+    code = f"""
+import sys
+for name in ("mujoco", "pybullet", "dm_control", "gymnasium", "mujoco_warp"):
+    sys.modules[name] = None
+import torch
+from metarl import robots
+from metarl.ros_nodes import adapter_node, safety_node, task_node
+from metarl.ros_nodes.control_loop import load
+from metarl.ros_nodes.referee import Referee
+loop = load({files("arm_slide")!r}, robots.load("arm7"))
+loop.begin_trial()
+seen = {{"qpos": torch.tensor(loop.task.robot.home_qpos), "object_pos": torch.tensor([0.55, 0.05, 0.03]), "target_pos": torch.tensor([0.5, 0.6, 0.0])}}
+print(len(loop.begin_episode(seen).trajectory.qpos), Referee(loop.task, 1).begin_episode({{**seen, "object_linvel": torch.zeros(3)}}, 1).begins)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LONG)
+    assert re.fullmatch(r"\d\d True\n", found.stdout), found.stderr
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"meta_parameters": "zoo:arm_slide/rl3"}, "there is no meta-parameters file 'zoo:arm_slide/rl3'"),
+        ({}, "the parameter 'meta_parameters' must be given"),
+    ],
+)
+def test_an_adapter_that_cannot_work_says_why_and_ends(domain, parameters, text):
+    with Graph((NodeSpec("adapter", "adapter_node", parameters),), domain) as graph, pytest.raises(NodeFailed) as failed:
+        graph.wait("adapter", LONG)
+    assert text in str(failed.value)
+    assert "exit status 1" in str(failed.value)
+    assert "Traceback" not in str(failed.value)
+
+
+def test_a_killed_node_ends_the_graph(domain, files):
+    with (
+        Graph(arm(Arm(files("arm_slide"), simulator="mujoco"), observers=1), domain) as graph,
+        pytest.raises(NodeFailed, match="the safety node ended with exit"),
+    ):
+        pids = graph.pids()
+        graph.wait_until(lambda: ": " in graph.said("safety"), LONG, "the safety node to begin")
+        os.kill(pids["safety"], signal.SIGKILL)
+        graph.wait("task", LONG)
+    assert not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
+
+
+# ---- demo -------------------------------------------------------------------------------------------------------------------
+
+
+def test_demo(tmp_path, files, capsys):
+    """Shot by shot, and the same as without ROS."""
+    file, results = files("arm_slide"), tmp_path / "results.json"
+    assert demo.main(["--meta-parameters", file, "--simulator", "mujoco", "--task", "2", "--json", str(results)]) == 0
+    said = capsys.readouterr().out
+    found = json.loads(results.read_text())
+    _, error = without_ros(file, tasks.make("arm_slide"), "mujoco", 2, 5)
+    np.testing.assert_allclose(found["miss_m"], error.flatten(), rtol=0, atol=1e-6)
+    assert found["task_id"] == "arm_slide/v1:iid:0:2"
+    shots = re.findall(r"shot (\d) +(\d+\.\d) cm", said)
+    assert [(int(k), float(miss)) for k, miss in shots] == [(k + 1, pytest.approx(100 * m, abs=0.051)) for k, m in enumerate(found["miss_m"])]
+    assert "weighs" in said  # the hidden task as a sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--meta-parameters", "zoo:nothing/here"], "there is no meta-parameters file 'zoo:nothing/here'"),
+        (["--simulator", "bullet"], "no simulator is called 'bullet': did you mean pybullet"),
+        (["--split", "odd"], "no split is called 'odd'"),
+    ],
+)
+def test_demo_refuses_bad_arguments(arguments, text, capsys):
+    assert demo.main(arguments) == 1
+    found = capsys.readouterr()
+    assert text in found.err.replace("\n", " ")
+
+
+def test_demo_says_how_to_install_ros(files, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert demo.main(["--meta-parameters", files("arm_slide")]) == 1
+    assert "pip install 'metarl[ros]'" in capsys.readouterr().err.replace("\n", "")
+
+
+def children(pid):
+    """Processes that were started on behalf of a process, whoever their parent is now."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (place / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"{PARENT_VARIABLE}={pid}".encode() in environment.split(b"\0"):
+            found.append(int(place.name))
+    return found
+
+
+def outlived(process, number, count):
+    """Send a signal to a process that has `count` children; its exit status, once they are all gone."""
+    end = time.monotonic() + LONG
+    while len(children(process.pid)) < count:
+        assert process.poll() is None
+        assert time.monotonic() < end, "the nodes did not start"
+        time.sleep(0.05)
+    process.send_signal(number)
+    status = process.wait(LONG)
+    while children(process.pid):
+        assert time.monotonic() < end, "nodes are still there"
+        time.sleep(0.05)
+    return status
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_demo_ends_its_nodes(files, number, status):
+    command = [sys.executable, "-m", "metarl.ros_nodes.demo", "--meta-parameters", files("arm_slide"), "--simulator", "mujoco"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert outlived(process, number, count=4) == status
+
+
+def test_nodes_end_when_whoever_started_them_is_killed():
+    code = """
+from metarl.ros_nodes.graph import Domain, Graph, NodeSpec
+with Domain() as domain, Graph((NodeSpec("safety", "safety_node"),), domain) as graph:
+    graph.wait("safety", 600.0)
+"""
+    assert outlived(subprocess.Popen([sys.executable, "-c", code]), signal.SIGKILL, count=1) == -9
