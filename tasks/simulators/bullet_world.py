@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import pybullet as bullet
 from numpy.typing import NDArray
 
 from metarl.tasks.simulators.bullet_scene import Link, Scene, Sensor
 from metarl.tasks.simulators.urdf import Array
+
+try:
+    import pybullet as bullet
+except ImportError as error:
+    raise ImportError("PyBullet is not installed: pip install 'metarl[sim]'") from error
 
 Quat = tuple[float, float, float, float]
 
@@ -22,11 +27,26 @@ _SOLVER_ITERATIONS = 50
 _NEAR, _FAR = 0.01, 20.0  # m, what a camera sees
 
 
+class Client:
+    """A physics client; it takes some 30 MB, until nobody refers to it any more.
+
+    Raises:
+        RuntimeError: Bullet has none left.
+    """
+
+    def __init__(self) -> None:
+        self.number: int = bullet.connect(bullet.DIRECT)
+        if self.number < 0:
+            raise RuntimeError("PyBullet has no physics client left (there are 1024 in a process): use more processes or fewer simulations")
+        self.close = weakref.finalize(self, bullet.disconnect, physicsClientId=self.number)
+
+
 class World:
     """A physics client and the scene in it."""
 
     def __init__(self) -> None:
-        self._client = connect()
+        self._handle = Client()
+        self._client = self._handle.number
 
     def load(self, scene: Scene) -> None:
         """Forget the last scene and make this one."""
@@ -159,19 +179,38 @@ class World:
 
     def close(self) -> None:
         """Free the client."""
-        bullet.disconnect(physicsClientId=self._client)
+        self._handle.close()
 
 
-def connect() -> int:
-    """A new physics client.
+class Bench:
+    """Trees without those masses whose weight is not compensated, to compute the weight of the rest."""
 
-    Raises:
-        RuntimeError: Bullet has none left.
-    """
-    client: int = bullet.connect(bullet.DIRECT)
-    if client < 0:
-        raise RuntimeError("PyBullet has no physics client left (it has 1024 a process): use more processes or fewer simulations")
-    return client
+    def __init__(self) -> None:
+        self._clients: dict[tuple[float, ...], Client] = {}
+        self._bodies: dict[tuple[tuple[float, ...], str], int] = {}
+
+    def load(self, document: str, gravity: tuple[float, float, float]) -> tuple[int, int]:
+        """Client and number of the tree; the same document is loaded once."""
+        if gravity not in self._clients:
+            self._clients[gravity] = Client()
+            bullet.setGravity(*gravity, physicsClientId=self._clients[gravity].number)
+        client = self._clients[gravity].number
+        if (gravity, document) not in self._bodies:
+            bullet.setPhysicsEngineParameter(enableFileCaching=0, physicsClientId=client)
+            self._bodies[gravity, document] = load_document(client, document, fixed=True)
+        return client, self._bodies[gravity, document]
+
+    def weight(self, body: tuple[int, int], qpos: list[float]) -> tuple[float, ...]:
+        """Efforts that hold the tree against gravity."""
+        zero = [0.0] * len(qpos)
+        efforts: tuple[float, ...] = bullet.calculateInverseDynamics(body[1], qpos, zero, zero, physicsClientId=body[0])
+        return efforts
+
+    def close(self) -> None:
+        """Free the clients."""
+        for client in self._clients.values():
+            client.close()
+        self._clients, self._bodies = {}, {}
 
 
 def load_document(client: int, document: str, fixed: bool) -> int:

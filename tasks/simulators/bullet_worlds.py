@@ -6,17 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-import pybullet as bullet
 from numpy.typing import NDArray
 
 from metarl.tasks.simulators.bullet_scene import Joints, Link, Scene
-from metarl.tasks.simulators.bullet_world import World, connect, load_document
+from metarl.tasks.simulators.bullet_world import Bench, World
 from metarl.tasks.simulators.urdf import Array
 
 
@@ -25,7 +26,7 @@ class Worlds:
 
     def __init__(self) -> None:
         self._worlds: list[World] = []
-        self._bench = _Bench()
+        self._bench = Bench()
 
     def load(self, scenes: Sequence[Scene]) -> None:
         """Make the worlds anew."""
@@ -160,36 +161,6 @@ class JointForces:
         return force, of["damping"] + np.where(at_limit, 0.0, -b2 * of["gear"] ** 2) @ self._onto
 
 
-class _Bench:
-    """Trees without those masses whose weight is not compensated, to compute the weight of the rest."""
-
-    def __init__(self) -> None:
-        self._clients: dict[tuple[float, ...], int] = {}
-        self._bodies: dict[tuple[tuple[float, ...], str], int] = {}
-
-    def load(self, document: str, gravity: tuple[float, float, float]) -> tuple[int, int]:
-        """Client and number of the tree; the same document is loaded once."""
-        if gravity not in self._clients:
-            self._clients[gravity] = connect()
-            bullet.setGravity(*gravity, physicsClientId=self._clients[gravity])
-        client = self._clients[gravity]
-        if (gravity, document) not in self._bodies:
-            bullet.setPhysicsEngineParameter(enableFileCaching=0, physicsClientId=client)
-            self._bodies[gravity, document] = load_document(client, document, fixed=True)
-        return client, self._bodies[gravity, document]
-
-    def weight(self, body: tuple[int, int], qpos: list[float]) -> tuple[float, ...]:
-        """Efforts that hold the tree against gravity."""
-        zero = [0.0] * len(qpos)
-        efforts: tuple[float, ...] = bullet.calculateInverseDynamics(body[1], qpos, zero, zero, physicsClientId=body[0])
-        return efforts
-
-    def close(self) -> None:
-        for client in self._clients.values():
-            bullet.disconnect(physicsClientId=client)
-        self._clients, self._bodies = {}, {}
-
-
 class LocalWorlds:
     """`Worlds` in this process, with the calls of `RemoteWorlds`."""
 
@@ -221,10 +192,12 @@ class RemoteWorlds:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
         theirs.close()
+        self._finish = weakref.finalize(self, _end, self._connection, self.process)
 
     def ask(self, method: str, *arguments: Any) -> None:
         """Call a method of `Worlds`; the answer must be fetched before the next call."""
-        self._connection.send((method, arguments))
+        with suppress(ConnectionError):  # `answer` tells of a process that has died
+            self._connection.send((method, arguments))
 
     def answer(self) -> Any:
         """What the last call returned.
@@ -242,9 +215,13 @@ class RemoteWorlds:
         return answer
 
     def close(self) -> None:
-        """End the process."""
-        self._connection.close()
-        self.process.wait()
+        """End the process; what nobody refers to any more ends too."""
+        self._finish()
+
+
+def _end(connection: Connection, process: subprocess.Popen[bytes]) -> None:
+    connection.close()
+    process.wait()
 
 
 def serve(descriptor: int) -> None:

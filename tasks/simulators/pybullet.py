@@ -113,4 +113,15 @@ class PybulletSimulator(RobotSimulator):
         """Call a method of all workers, each with the arguments for its shard of the simulations; what they return."""
         for worker, shard in zip(self._workers, self._shards, strict=True):
             worker.ask(method, *arguments(shard))
-        return [worker.answer() for worker in self._workers]
+        answers = [_answer_or_error(worker) for worker in self._workers]  # of all, or the next call would get the old ones
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+
+def _answer_or_error(worker: LocalWorlds | RemoteWorlds) -> Any:
+    try:
+        return worker.answer()
+    except Exception as error:
+        return error

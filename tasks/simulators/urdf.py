@@ -35,7 +35,7 @@ def robot_urdf(model: mujoco.MjModel, robot: RobotSpec) -> str:
         ValueError: something in the tree has no twin in URDF; the message names it.
     """
     body = model.joint(robot.joint_names[0]).bodyid[0]
-    return tree_urdf(model, int(model.body_rootid[body]), dict(zip(robot.joint_names, robot.qvel_limits, strict=True)))
+    return tree_urdf(model, int(model.body_rootid[body]), dict(zip(robot.joint_names, robot.qvel_limits, strict=True)), robot.name)
 
 
 def free_body_urdf(model: mujoco.MjModel, name: str) -> str:
@@ -43,7 +43,7 @@ def free_body_urdf(model: mujoco.MjModel, name: str) -> str:
     return tree_urdf(model, model.body(name).id)
 
 
-def tree_urdf(model: mujoco.MjModel, root: int, velocity_limits: Mapping[str, float] | None = None) -> str:
+def tree_urdf(model: mujoco.MjModel, root: int, velocity_limits: Mapping[str, float] | None = None, name: str = "") -> str:
     """The document of the body `root` and all that hangs on it; body 0 stands for the world's own shapes alone.
 
     The root's pose in the world is not part of the document, unless the root itself moves along joints.
@@ -52,11 +52,12 @@ def tree_urdf(model: mujoco.MjModel, root: int, velocity_limits: Mapping[str, fl
         model: a compiled scene.
         root: number of a body that hangs in the world, or 0.
         velocity_limits: joint name -> rad/s or m/s, where known.
+        name: of the robot; by default the root's.
 
     Raises:
         ValueError: something in the tree has no twin in URDF; the message names it.
     """
-    robot = xml.Element("robot", name=_body_name(model, root))
+    robot = xml.Element("robot", name=name or _body_name(model, root))
     bodies = [root] if root == 0 else [b for b in range(1, model.nbody) if model.body_rootid[b] == root]
     for body in bodies:
         joints = [] if is_free(model, body) else joints_of(model, body)

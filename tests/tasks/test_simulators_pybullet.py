@@ -198,6 +198,14 @@ def test_errors_in_another_process_arrive_here():
     worlds.close()
 
 
+def test_without_pybullet_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pybullet", None)
+    for name in ("bullet_world", "bullet_worlds", "pybullet"):
+        monkeypatch.delitem(sys.modules, f"metarl.tasks.simulators.{name}", raising=False)
+    with pytest.raises(ImportError, match=r"PyBullet is not installed: pip install 'metarl\[sim\]'"):
+        simulators.make("pybullet", ArmReach(), 1)
+
+
 def gone(process: int) -> bool:
     status = Path(f"/proc/{process}/status")
     return not status.exists() or "State:\tZ" in status.read_text()

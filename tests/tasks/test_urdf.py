@@ -95,6 +95,7 @@ def test_joints_and_links_are_named_as_in_the_model_with_their_limits(client, na
         assert (float(limit.get("velocity")), float(limit.get("effort"))) == (velocity, effort)
         assert joints[joint].get("type") == "revolute"
         assert float(joints[joint].find("dynamics").get("damping")) == 1.0
+    assert document.get("name") == robot.name
     assert document[0].get("name") == "panda_link0"
 
 
