@@ -22,6 +22,7 @@ setup(
         "matplotlib>=3.9",
         "mujoco>=3.17,<4",
         "numpy>=1.26",
+        "pillow>=10",
         "rich>=13",
         "safetensors>=0.4",
         "tensorboard>=2.16",

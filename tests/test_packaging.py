@@ -17,6 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("robots", "tasks", "ros_nodes")  # folders of the top level that are imported as metarl.<folder>
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "dist", "install", "log", "runs", "*.egg-info", "__pycache__")
 
+ROS_MESSAGES = ("diagnostic_msgs", "geometry_msgs", "sensor_msgs", "std_msgs", "std_srvs", "trajectory_msgs")
+INSTALLED_BY = {"PIL": "pillow", "rclpy": "ros-rclpy", "builtin_interfaces": "ros-rclpy", **dict.fromkeys(ROS_MESSAGES, "ros-common-interfaces")}
+ROS_ALONE = {"launch", "launch_ros"}  # come with an installation of ROS, which is what reads launch files
+
 build = "from setuptools import build_meta; import sys; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 
 
@@ -95,12 +99,27 @@ def test_one_version_everywhere(wheel):
     assert f"## [{metarl.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def requirements(wheel) -> set[str]:
+    names = re.findall(r"^Requires-Dist: ([\w.-]+)", wheel.read(f"metarl-{metarl.__version__}.dist-info/METADATA").decode(), re.MULTILINE)
+    return {name.lower().replace("_", "-") for name in names}
+
+
 def test_every_requirement_is_pinned(wheel):
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     assert pins["torch"] == "2.13.0"
-    required = re.findall(r"^Requires-Dist: ([\w.-]+)", wheel.read(f"metarl-{metarl.__version__}.dist-info/METADATA").decode(), re.MULTILINE)
-    assert len(required) > 10
-    assert {name.lower().replace("_", "-") for name in required} <= set(pins)
+    assert requirements(wheel) <= set(pins)
+
+
+def test_every_import_is_required(wheel):
+    imported = set()
+    for name in wheel.namelist():
+        if name.endswith(".py"):
+            for node in ast.walk(ast.parse(wheel.read(name))):
+                modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                imported |= {m.split(".")[0] for m in modules}
+    foreign = imported - set(sys.stdlib_module_names) - {"metarl"} - ROS_ALONE
+    assert {"torch", "PIL", "rclpy", "pybullet"} <= foreign
+    assert {INSTALLED_BY.get(module, module).lower() for module in foreign} <= requirements(wheel)
 
 
 def test_folders_of_ones_own_called_tasks_and_robots_do_not_collide(tmp_path):
