@@ -12,8 +12,8 @@ from metarl.robots.kinematics import follow_line, tool_pose
 from metarl.robots.spec import JointTrajectory, RobotSpec
 
 DT = 0.02  # s between two points of the trajectory
-APPROACH, RUN_UP, BRAKE = 0.5, 0.3, 0.25  # s: to the place behind the object; from rest to full speed; from full speed to rest
-MARGIN = 0.03  # of the joint limits is left, because between two points the velocity may be a little higher
+APPROACH, RUN_UP, BRAKE = 0.5, 0.3, 0.25  # s: to the place behind the object; from rest to full speed; from full speed to rest, at least
+MARGIN = 0.03  # of the joint limits is left, because joint speeds go with the tool's only nearly
 AT_SPEED = 0.06  # m before the object's centre where full speed is reached, and kept until the centre
 
 
@@ -32,10 +32,10 @@ def plan_strike(robot: RobotSpec, start_qpos: Tensor, through: Tensor, direction
         A trajectory of (APPROACH + RUN_UP + AT_SPEED / slowest + BRAKE) / DT points.
     """
     qpos, qvel = _stroke(robot, start_qpos, through, direction, speed, slowest)
-    used = _part_of_limits(robot, qvel)
+    used = _part_of_limits(robot, start_qpos, qpos, qvel)
     over = used > 1.0
     if bool(over.any()):
-        slower = speed[over] / used[over]  # every phase of a stroke has a fixed duration, so that joint speeds go with the tool's
+        slower = speed[over] / used[over]  # all phases but the last have a fixed duration, so that joint speeds go with the tool's
         qpos[over], qvel[over] = _stroke(robot, start_qpos[over], through[over], direction[over], slower, slowest)
     return JointTrajectory(qpos, qvel, DT)
 
@@ -58,19 +58,24 @@ def _stroke(robot: RobotSpec, start_qpos: Tensor, through: Tensor, direction: Te
     return qpos, qvel
 
 
-def _part_of_limits(robot: RobotSpec, qvel: Tensor) -> Tensor:
-    """(...) largest part of a joint's velocity or acceleration limit that velocities (..., S, J) use, with the margin."""
-    qacc = torch.cat([qvel[..., :1, :], qvel.diff(dim=-2)], -2) / DT
-    speed = qvel.abs() / qvel.new_tensor(robot.qvel_limits)
-    acceleration = qacc.abs() / qvel.new_tensor(robot.qacc_limits)
+def _part_of_limits(robot: RobotSpec, start_qpos: Tensor, qpos: Tensor, qvel: Tensor) -> Tensor:
+    """(...) largest part of a joint's velocity or acceleration limit that is used, at points (..., S, J) and between them, with the margin."""
+    rest = start_qpos.unsqueeze(-2)
+    mean = torch.cat([rest, qpos], -2).diff(dim=-2) / DT
+    before = torch.cat([torch.zeros_like(rest), qvel[..., :-1, :]], -2)
+    middle = 1.5 * mean - 0.25 * (before + qvel)  # of the cubic between two points, as are the accelerations at its ends
+    ends = torch.stack([6 * mean - 4 * before - 2 * qvel, -6 * mean + 2 * before + 4 * qvel]) / DT
+    speed = torch.maximum(qvel.abs(), middle.abs()) / qvel.new_tensor(robot.qvel_limits)
+    acceleration = ends.abs().amax(0) / qvel.new_tensor(robot.qacc_limits)
     return torch.maximum(speed, acceleration).amax((-2, -1)) * (1.0 + MARGIN)
 
 
 def _distance_along(time: Tensor, speed: Tensor) -> Tensor:
     """(..., S) m from the end of the part at full speed, at times since the run-up began: speed up, keep speed, brake."""
     cruise = AT_SPEED / speed
+    brake_time = time[-1] - RUN_UP - cruise  # a fast stroke has the time to brake gently
     run_up = 0.5 * speed / RUN_UP * time.clamp(0.0, RUN_UP) ** 2
     keep = speed * (time - RUN_UP).clamp(min=0.0).minimum(cruise)
-    braking = (time - RUN_UP - cruise).clamp(0.0, BRAKE)
-    brake = speed * braking - 0.5 * speed / BRAKE * braking**2
+    braking = (time - RUN_UP - cruise).clamp(min=0.0)
+    brake = speed * braking - 0.5 * speed / brake_time * braking**2
     return run_up + keep + brake - 0.5 * speed * RUN_UP - AT_SPEED
