@@ -81,6 +81,9 @@ def show(demo: Demo, choice: Arm, console: Console) -> dict[str, Any]:
     with Board(task, console) as board, Domain() as domain, Listener(domain, board.hear) as listener, Graph(arm(choice, observers=1), domain) as graph:
         graph.wait_until(lambda: listener.heard_all() and graph.finished("task"), PATIENCE, "the trial to end")
         listener.heard_all()
+        refusals = [line for line in graph.said("safety").splitlines() if "refused" in line]
+    for line in refusals:
+        console.print(line, style="yellow", markup=False, highlight=False)
     first, last = board.miss[0], board.miss[-1]
     console.print(f"Miss: {_cm(first)} in the first {board.kind}, {_cm(last)} in the last.")
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -86,7 +88,7 @@ class Referee:
         clipped = action.clamp(-1.0, 1.0).unsqueeze(0)
         after = {**ready, "last_action": clipped, "command_qpos": command_qpos.unsqueeze(0)}
         reward = float(self.task.reward(self._before, clipped, after))
-        if reward != reward:
+        if not math.isfinite(reward):
             raise Rejected("not_finite", f"the reward is {reward}")
         last, self._before = self.event, after
         terminated = bool(self.task.terminated(after))

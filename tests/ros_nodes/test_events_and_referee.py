@@ -100,6 +100,14 @@ def test_time_is_up_after_the_horizon(monkeypatch):
     assert ends == [False, False, True]
 
 
+def test_a_reward_that_is_no_number_is_refused(monkeypatch):
+    monkeypatch.setattr(type(SLIDE), "reward", lambda *_: torch.tensor([float("inf")]))
+    referee = Referee(SLIDE, epoch=9)
+    referee.begin_episode(at(0.55, 0.05), 0)
+    with pytest.raises(Rejected, match="not_finite: the reward is inf"):
+        referee.judge(torch.zeros(3), torch.zeros(7), at(0.5, 0.5), SECOND)
+
+
 @pytest.mark.parametrize("action", [torch.tensor([0.0, float("nan"), 0.0]), torch.zeros(2)])
 def test_actions_that_are_none_are_refused(action):
     referee = Referee(SLIDE, epoch=9)
