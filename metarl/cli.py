@@ -100,7 +100,7 @@ class Train(Command):
     simulator: str = ""
     """By default the first one of the task."""
     threads: int = 1
-    """Of torch and of the physics, each."""
+    """Of the physics, and of torch in the outer step."""
     device: str = "cpu"
     """cpu, cuda, or auto for a GPU where there is one."""
     checkpoint_every: int = 25
@@ -140,7 +140,7 @@ class Evaluate(Command):
     num_tasks: int = 64
     """Tasks."""
     num_robots: int = 1
-    """Copies of each task."""
+    """Copies of each task; a gradient-based algorithm learns from all of them together."""
     episodes: Annotated[int | None, arg(metavar="INT")] = None
     """Of a trial; by default the task's."""
     seed: int = 0

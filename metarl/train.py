@@ -75,7 +75,7 @@ def meta_train(
     Args:
         run: what to train, and where to.
         resume: continue from the checkpoint in `run.out`; on the CPU, bit for bit as if it had never been stopped.
-        threads: of torch and of the physics, each.
+        threads: of the physics, and of torch in the outer step.
         device: where the batches go: "cpu", "cuda", or "auto" for a GPU where there is one.
         checkpoint_every: iterations.
         console: where progress is shown.
@@ -89,7 +89,6 @@ def meta_train(
     """
     config, num_tasks, num_robots = run.config, run.config.num_tasks, run.config.num_robots
     meta_parameters.check_writable(run.result)
-    torch.set_num_threads(threads)
     torch.manual_seed(run.seed)
     task = tasks.make(run.task)
     algorithm = algos.load(run.algorithm)(task.spec, task.params, config, run.seed).to(choose_device(device))
@@ -102,7 +101,9 @@ def meta_train(
             for iteration in range(progress.iteration, config.iterations):
                 began, trace = time.perf_counter(), Trace(env)
                 env.set_tasks(task.sample(num_tasks, "train", run.seed, start=iteration * num_tasks))
+                torch.set_num_threads(1)  # beside the physics a second thread makes small operations slower; a large update needs it
                 rollout = collect(env, algorithm.adapter(num_tasks, num_robots, training=True), on_step=trace)
+                torch.set_num_threads(threads)
                 metrics = algorithm.meta_update(rollout)
                 _check_finite(metrics, iteration, run)
                 with interrupts.held():  # from here on the iteration is complete
