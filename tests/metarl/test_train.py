@@ -12,7 +12,7 @@ from rich.console import Console
 
 from metarl import meta_parameters
 from metarl.algos.rl2 import RL2
-from metarl.log import CSV_NAME, cut_csv
+from metarl.log import CSV_NAME, TrainingLog, cut_csv
 from metarl.train import STATE_NAME, Run, choose_device, meta_train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,16 +128,37 @@ def test_ctrl_c_saves_the_last_complete_iteration_and_resume_equals_uninterrupte
     assert_same_outcome(run.out, whole.out)
 
 
-def command(run, *more):
-    c = run.config
-    settings = {"num-tasks": c.num_tasks, "iterations": c.iterations, "hidden-size": 8, "layers": 8, "epochs": 2, "minibatches": 2}
-    options = [f"--config.{k}={v}" for k, v in settings.items()]
-    return [sys.executable, "-m", "metarl.cli", "train", run.algorithm, run.task, "--seed=3", f"--out={run.out}", "--checkpoint-every=3", *options, *more]
+@pytest.mark.usefixtures("short_episodes")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_an_iteration_ends_it_and_one_while_writing_waits(run, sent, monkeypatch):
+    update, write = RL2.meta_update, TrainingLog.write
+
+    def signalled_update(self, rollout):
+        os.kill(os.getpid(), sent)
+        return update(self, rollout)
+
+    def signalled_write(self, row):
+        os.kill(os.getpid(), sent)
+        write(self, row)
+
+    before = signal.getsignal(sent)
+    for done, (kind, name, patch) in enumerate(((RL2, "meta_update", signalled_update), (TrainingLog, "write", signalled_write))):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match=f"stopped; {done} of 6 iterations"):
+            patched.setattr(kind, name, patch)
+            meta_train(run, resume=done > 0 or (run.out / STATE_NAME).exists(), console=SILENT)
+        assert meta_parameters.load_state(run.out / STATE_NAME)["progress"]["iteration"] == len(rows(run.out)) == done
+    assert signal.getsignal(sent) is before
+    meta_train(run, resume=True, console=SILENT)
+    assert len(rows(run.out)) == 6
 
 
 def start_and_wait_for_rows(run, number):
     """A training in a process of its own, when `number` iterations are in its CSV."""
-    process = subprocess.Popen(command(run), cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    c = run.config
+    settings = {"num-tasks": c.num_tasks, "iterations": c.iterations, "hidden-size": 8, "layers": 8, "epochs": 2, "minibatches": 2}
+    command = ["train", run.algorithm, run.task, "--seed=3", f"--out={run.out}", "--checkpoint-every=7", *(f"--config.{k}={v}" for k, v in settings.items())]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-m", "metarl.cli", *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not ((run.out / CSV_NAME).exists() and len(rows(run.out)) >= number):
         time.sleep(0.01)
     return process
@@ -150,24 +171,23 @@ def long_run(small_config, tmp_path):
 
 
 def test_killed_training_resumes_bit_for_bit(long_run):
-    process = start_and_wait_for_rows(long_run, 5)
+    process = start_and_wait_for_rows(long_run, 8)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it was killed: the test showed nothing"
     done = meta_parameters.load_state(long_run.out / STATE_NAME)["progress"]["iteration"]
-    assert done % 3 == 0
+    assert done % 7 == 0
     assert len(rows(long_run.out)) > done, "nothing was lost by the kill: the test showed nothing"
-    resumed = subprocess.run(command(long_run, "--resume"), cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
-    assert resumed.returncode == 0, resumed.stderr
+    torch.manual_seed(0)
+    meta_train(long_run, resume=True, console=SILENT)
     whole = Run("rl2", "point_navigation", long_run.config, long_run.out.parent / "whole", seed=3)
     meta_train(whole, console=SILENT)
     assert_same_outcome(long_run.out, whole.out)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_a_training_with_a_message_and_a_checkpoint(long_run, sent):
+def test_ctrl_c_in_a_terminal_is_one_message_and_a_checkpoint(long_run):
     process = start_and_wait_for_rows(long_run, 4)
-    process.send_signal(sent)
+    process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     done = meta_parameters.load_state(long_run.out / STATE_NAME)["progress"]["iteration"]
