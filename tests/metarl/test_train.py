@@ -156,7 +156,7 @@ def start_and_wait_for_rows(run, number):
     """A training in a process of its own, when `number` iterations are in its CSV."""
     c = run.config
     settings = {"num-tasks": c.num_tasks, "iterations": c.iterations, "hidden-size": 8, "layers": 8, "epochs": 2, "minibatches": 2}
-    command = ["train", run.algorithm, run.task, "--seed=3", f"--out={run.out}", "--checkpoint-every=7", *(f"--config.{k}={v}" for k, v in settings.items())]
+    command = ["train", run.algorithm, run.task, "--seed=3", f"--out={run.out}", "--checkpoint-every=5", *(f"--config.{k}={v}" for k, v in settings.items())]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-m", "metarl.cli", *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not ((run.out / CSV_NAME).exists() and len(rows(run.out)) >= number):
@@ -167,16 +167,16 @@ def start_and_wait_for_rows(run, number):
 @pytest.fixture
 def long_run(small_config, tmp_path):
     """Long enough that a signal finds it at work."""
-    return Run("rl2", "point_navigation", small_config("rl2", num_robots=1, iterations=18), tmp_path / "run", seed=3)
+    return Run("rl2", "point_navigation", small_config("rl2", num_robots=1, iterations=14), tmp_path / "run", seed=3)
 
 
 def test_killed_training_resumes_bit_for_bit(long_run):
-    process = start_and_wait_for_rows(long_run, 8)
+    process = start_and_wait_for_rows(long_run, 6)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it was killed: the test showed nothing"
     done = meta_parameters.load_state(long_run.out / STATE_NAME)["progress"]["iteration"]
-    assert done % 7 == 0
+    assert done % 5 == 0
     assert len(rows(long_run.out)) > done, "nothing was lost by the kill: the test showed nothing"
     torch.manual_seed(0)
     meta_train(long_run, resume=True, console=SILENT)
@@ -191,7 +191,7 @@ def test_ctrl_c_in_a_terminal_is_one_message_and_a_checkpoint(long_run):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     done = meta_parameters.load_state(long_run.out / STATE_NAME)["progress"]["iteration"]
-    assert f"metarl: stopped; {done} of 18 iterations are saved in {long_run.out}, --resume continues there" in said
+    assert f"metarl: stopped; {done} of 14 iterations are saved in {long_run.out}, --resume continues there" in said
     assert "Traceback" not in said
     assert done >= 4
     meta_parameters.load(long_run.result)
