@@ -1,0 +1,94 @@
+"""The scores of everything in the zoo, on tasks that were never met in training: RESULTS.md, its pictures, and a JSON file beside each zoo file.
+
+python benchmarks/results.py            # all; minutes
+python benchmarks/results.py arm_slide  # one task
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from metarl import meta_parameters, tasks
+from metarl.evaluate import Evaluation, Outcome, evaluate
+from metarl.report import plot
+from metarl.statistics import Estimate
+
+ROOT = Path(__file__).parents[1]
+ZOO, SEEDS = ROOT / "metarl" / "zoo", Path(__file__).parent / "seeds"
+NUM_TASKS = {"mujoco": 128, "analytic": 128, "pybullet": 64}
+SPLITS = {"mujoco": ("iid", "ood_near", "ood_far"), "analytic": ("iid",), "pybullet": ("iid",)}
+
+
+def files_of(task: str, algorithm: str) -> list[Path]:
+    """The zoo's file, and those of further seeds."""
+    return [ZOO / f"{task}_{algorithm}.safetensors", *sorted(SEEDS.glob(f"{task}_{algorithm}_seed*.safetensors"))]
+
+
+def measure(task: str) -> list[Evaluation]:
+    """All algorithms of the zoo for a task, in every simulator and split."""
+    names = [entry.split("/")[1] for entry in meta_parameters.zoo() if entry.split(":")[1].split("/")[0] == task]
+    files = [f for name in names if name not in ("robust", "oracle") for f in files_of(task, name)]
+    robust, oracle = ([files_of(task, n)[0]] if n in names else [] for n in ("robust", "oracle"))
+    done = []
+    for simulator in tasks.make(task).simulators:
+        for split in SPLITS[simulator]:
+            print(f"{task}, {split}, {simulator}: {len(files)} files", flush=True)
+            done.append(evaluate(files, robust, oracle, split, simulator, NUM_TASKS[simulator], threads=2))
+    return done
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """One table: return and error by number of adaptation episodes."""
+    episodes = range(evaluation.episodes)
+    unit, factor = ("cm", 100.0) if evaluation.error_unit == "m" else (evaluation.error_unit, 1.0)
+    lines = [f"### {evaluation.task}, {evaluation.split}, {evaluation.simulator}", ""]
+    lines += [f"{evaluation.num_tasks} tasks. " + (f"Headroom {_said(evaluation.headroom, 1, 2)}." if evaluation.headroom else ""), ""]
+    lines += ["| algorithm | | " + " | ".join(f"after {k}" for k in episodes) + " |", "|---|---|" + "---|" * len(episodes)]
+    for name, outcome in evaluation.outcomes.items():
+        seeds = f" ({len(outcome.files)} seeds)" if len(outcome.files) > 1 else ""
+        rows = [("return", outcome.returns, 1.0, 2), (f"error, {unit}", outcome.errors, factor, 1), ("score", outcome.scores, 1.0, 2)]
+        for label, estimates, scale, digits in rows:
+            if estimates:
+                first = f"**{name}**{seeds}" if label == "return" else ""
+                lines.append(f"| {first} | {label} | " + " | ".join(_said(e, scale, digits) for e in estimates) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _said(estimate: Estimate, scale: float, digits: int) -> str:
+    value, low, high = (x * scale for x in estimate)
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def summary(outcome: Outcome, evaluation: Evaluation) -> dict[str, Any]:
+    """What stands in the JSON file beside a zoo file; each number with its interval."""
+    return {
+        "split": evaluation.split, "simulator": evaluation.simulator, "num_tasks": evaluation.num_tasks, "seeds_pooled": len(outcome.files),
+        "returns": outcome.returns, "errors": outcome.errors, "error_unit": evaluation.error_unit, "scores": outcome.scores, "headroom": evaluation.headroom,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure, and write."""
+    (ROOT / "docs").mkdir(exist_ok=True)
+    named = sorted({entry.split(":")[1].split("/")[0] for entry in meta_parameters.zoo()})
+    for task in sys.argv[1:] or named:
+        evaluations = measure(task)
+        for name in evaluations[0].outcomes:
+            path = ZOO / f"{task}_{name}.safetensors"
+            if path.exists():
+                about = meta_parameters.describe(path)
+                scores = [summary(e.outcomes[name], e) for e in evaluations]
+                known = {k: about[k] for k in ("command", "seed", "env_steps", "commit") if k in about}
+                path.with_suffix(".json").write_text(json.dumps({**known, "scores": scores}, indent=1) + "\n")
+        plot(evaluations[0], ROOT / "docs" / f"{task}.png")
+        (ROOT / "docs" / f"{task}.md").write_text("\n".join(markdown(e) for e in evaluations))
+    parts = [p.read_text() for p in sorted((ROOT / "docs").glob("*.md"))]
+    head = "# Results\n\nInterquartile means over held-out tasks with 95 % bootstrap intervals, by number of episodes of adaptation: `python benchmarks/results.py`.\n"
+    (ROOT / "RESULTS.md").write_text(head + "\n" + "\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
