@@ -115,7 +115,8 @@ def test_gymnasiums_vector_wrappers_work():
 
 
 def test_envs_can_live_in_worker_processes():
-    envs = AsyncVectorEnv([lambda i=i: gymnasium.make("metarl/PointNavigation-v1", index=i) for i in range(2)])
+    name = "metarl.tasks.gymnasium:metarl/PointNavigation-v1"
+    envs = AsyncVectorEnv([lambda i=i: gymnasium.make(name, index=i) for i in range(2)], context="spawn")
     _, info = envs.reset(seed=0)
     assert list(info["task_id"]) == ["point_navigation/v1:train:0:0", "point_navigation/v1:train:0:1"]
     obs, *_ = envs.step(np.ones((2, 2), np.float32))
