@@ -1,4 +1,4 @@
-"""Returns, advantages and the linear baseline, as pure functions. Time is the last axis; any axes may lead."""
+"""Returns and advantages, as pure functions. Time is the last axis; any axes may lead."""
 
 from __future__ import annotations
 
@@ -41,32 +41,6 @@ def masked_mean(x: Tensor, mask: Tensor, dim: tuple[int, ...]) -> Tensor:
 
 
 def normalise(x: Tensor, mask: Tensor, dim: tuple[int, ...], epsilon: float = 1e-8) -> Tensor:
-    """x with mean 0 and variance 1 over the masked entries of the axes `dim`; 0 outside of the mask."""
+    """Entries with mean 0 and variance 1 over the masked entries of the axes `dim`; 0 outside of the mask."""
     centred = x - masked_mean(x, mask, dim)
     return centred * (masked_mean(centred**2, mask, dim) + epsilon).rsqrt() * mask
-
-
-def time_features(obs: Tensor) -> Tensor:
-    """(..., T, 2 O + 4) features for a linear baseline from observations (..., T, O): o, o², time t/100, its square and cube, 1.
-
-    Source: Duan et al. 2016, arXiv 1604.06778, supplement section 2.
-    """
-    time = torch.arange(obs.shape[-2], dtype=obs.dtype, device=obs.device).unsqueeze(-1) / 100
-    shared = torch.cat([time, time**2, time**3, torch.ones_like(time)], -1).expand(*obs.shape[:-1], 4)
-    return torch.cat([obs, obs**2, shared], -1)
-
-
-def linear_baseline(features: Tensor, target: Tensor, mask: Tensor, ridge: float = 1e-5) -> Tensor:
-    """Values (..., N) by ridge regression, one for each leading index, of `target` on `features` over the masked entries.
-
-    Args:
-        features: (..., N, F).
-        target: (..., N).
-        mask: (..., N) bool; masked entries are predicted, but not fitted.
-        ridge: penalty for each entry that is fitted, which keeps the system solvable where a feature is constant.
-    """
-    weighted = features * mask.unsqueeze(-1)
-    count = mask.sum(-1).clamp(min=1)[..., None, None]
-    gram = weighted.mT @ features + ridge * count * torch.eye(features.shape[-1], dtype=features.dtype, device=features.device)
-    weights = torch.linalg.solve(gram, weighted.mT @ target.unsqueeze(-1))
-    return (features @ weights).squeeze(-1)

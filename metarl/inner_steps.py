@@ -1,0 +1,173 @@
+"""Inner steps by policy gradient, for many tasks at once, and their derivatives. Shared by the algorithms that adapt by gradient.
+
+M tasks, B decisions of each under the same parameters, P parameters. Each task has a parameter vector of its own, and nothing loops over tasks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.networks import gaussian_log_prob
+
+
+class Segment(NamedTuple):
+    """What was decided under the same parameters, as losses need it: B = R * n * H decisions of each of M tasks."""
+
+    obs: Tensor  # (M, B, O) normalised
+    action: Tensor  # (M, B, A)
+    advantage: Tensor  # (M, B)
+    weight: Tensor  # (M, B) of each decision in its task's mean; 0 where not valid
+
+    def thinned(self, stride: int) -> Segment:
+        """Every `stride`-th decision, with the same total weight."""
+        kept = Segment(*(x[:, ::stride] for x in self))
+        total, left = (s.weight.sum(1, keepdim=True) for s in (self, kept))
+        return kept._replace(weight=kept.weight * total / left.clamp(min=1e-12))
+
+
+class BatchedPolicy:
+    """Gaussian policies with one flat parameter vector for each task: a multilayer perceptron for the mean, and s with sigma = min_std + exp(s)."""
+
+    def __init__(self, sizes: Sequence[int], action_scale: float, min_std: float) -> None:
+        self.shapes = [shape for i, o in itertools.pairwise(sizes) for shape in ((i, o), (1, o))] + [(1, sizes[-1])]
+        self.lengths = [a * b for a, b in self.shapes]
+        self.num_params = sum(self.lengths)
+        self.action_scale, self.min_std = action_scale, min_std
+
+    def initial(self, std: float, generator: torch.Generator) -> Tensor:
+        """Parameters (P,): weights uniform after Glorot and Bengio 2010, biases zero."""
+        parts: list[Tensor] = []
+        for shape, length in zip(self.shapes[:-1], self.lengths[:-1], strict=True):
+            bound = math.sqrt(6 / sum(shape)) if len(parts) % 2 == 0 else 0.0
+            parts.append(bound * (2 * torch.rand(length, generator=generator) - 1))
+        return torch.cat([*parts, torch.full((self.lengths[-1],), math.log(std - self.min_std), device=parts[0].device)])
+
+    def __call__(self, theta: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (M, B, A) and standard deviations (M, 1, A) of policies theta (M, P) at observations (M, B, O)."""
+        *layers, log_std = (p.unflatten(-1, shape) for p, shape in zip(theta.split(self.lengths, -1), self.shapes, strict=True))
+        x = obs
+        for i in range(0, len(layers), 2):
+            x = torch.baddbmm(layers[i + 1], x if i == 0 else x.tanh(), layers[i])
+        return self.action_scale * x, self.action_scale * (self.min_std + log_std.exp())
+
+    def log_prob(self, theta: Tensor, segment: Segment) -> Tensor:
+        """(M, B), summed over the action's dimensions."""
+        mean, std = self(theta, segment.obs)
+        return gaussian_log_prob(segment.action, mean, std.log())
+
+
+Objective = Callable[[BatchedPolicy, Tensor, Segment], Tensor]
+
+
+def ratio_objective(policy: BatchedPolicy, theta: Tensor, segment: Segment) -> Tensor:
+    """(M,) weighted pi/stop_gradient(pi) * A: its second derivative, too, is that of the expected return."""
+    log_prob = policy.log_prob(theta, segment)
+    return ((log_prob - log_prob.detach()).exp() * segment.advantage * segment.weight).sum(-1)
+
+
+def log_prob_objective(policy: BatchedPolicy, theta: Tensor, segment: Segment) -> Tensor:
+    """(M,) weighted log pi * A: the same gradient; its second derivative is that of the step on these very samples."""
+    return (policy.log_prob(theta, segment) * segment.advantage * segment.weight).sum(-1)
+
+
+def inner_gradient(objective: Objective, policy: BatchedPolicy, theta: Tensor, segment: Segment, create_graph: bool = False) -> Tensor:
+    """(M, P) gradient of the inner objective at leaves theta (M, P)."""
+    with torch.enable_grad():
+        return torch.autograd.grad(objective(policy, theta, segment).sum(), theta, create_graph=create_graph)[0]
+
+
+def kl_divergence(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
+    """(M, B) KL(old || new) of Gaussians with means (M, B, A) and standard deviations (M, 1, A)."""
+    variance = new[1] ** 2
+    return ((new[1] / old[1]).log() + (old[1] ** 2 + (old[0] - new[0]) ** 2) / (2 * variance) - 0.5).sum(-1)
+
+
+# ---- adaptation and its Jacobian --------------------------------------------------------------------------------------------
+
+
+class Adaptation(NamedTuple):
+    """S inner steps of M tasks; `alpha` (P,) is the step size."""
+
+    thetas: list[Tensor]  # theta_0 ... theta_S, leaves (M, P)
+    gradients: list[Tensor]  # of the inner objectives at theta_0 ... theta_{S-1}, (M, P)
+    alpha: Tensor
+
+
+def adapt(objective: Objective, policy: BatchedPolicy, theta: Tensor, alpha: Tensor, segments: Sequence[Segment], create_graph: bool) -> Adaptation:
+    """Adapt meta-parameters theta (P,) to each task, one step for each segment; with `create_graph`, gradients can be differentiated again."""
+    thetas, gradients = [leaf(theta.expand(len(segments[0].obs), -1))], []
+    for segment in segments:
+        gradients.append(inner_gradient(objective, policy, thetas[-1], segment, create_graph))
+        thetas.append(leaf(thetas[-1] + alpha * gradients[-1]))
+    return Adaptation(thetas, gradients, alpha)
+
+
+class Jacobian:
+    """Products with the derivative of theta_0 ... theta_S by the meta-vector: theta (P,), and log alpha (P,) behind it where that is learned.
+
+    Args:
+        adaptation: the steps.
+        curved: gradients with graphs, whose derivatives are the Hessians of the steps; empty for first order, which takes them to be zero.
+        with_alpha: whether alpha is learned.
+    """
+
+    def __init__(self, adaptation: Adaptation, curved: Sequence[Tensor], with_alpha: bool) -> None:
+        self.thetas, self.alpha, self.curved, self.with_alpha = adaptation.thetas, adaptation.alpha, curved, with_alpha
+        self.steps = [adaptation.alpha * g.detach() for g in adaptation.gradients]  # = derivative by log alpha
+
+    def push(self, vector: Tensor) -> list[Tensor]:
+        """Derivatives (M, P) of theta_0 ... theta_S along a meta-vector."""
+        size = len(self.alpha)
+        moved = [vector[:size].expand_as(self.thetas[0])]
+        for s, step in enumerate(self.steps):
+            after = moved[-1] + self.alpha * self._hessian(s, moved[-1])
+            moved.append(after + vector[size:] * step if self.with_alpha else after)
+        return moved
+
+    def pull(self, cotangents: Sequence[Tensor]) -> Tensor:
+        """Gradient by the meta-vector, from gradients (M, P) by the last ones of theta_0 ... theta_S."""
+        skipped = len(self.thetas) - len(cotangents)
+        total, by_alpha = torch.zeros_like(self.thetas[0]), torch.zeros_like(self.alpha)
+        for s in range(len(self.steps), -1, -1):
+            if s >= skipped:
+                total = total + cotangents[s - skipped]
+            if s > 0:
+                by_alpha = by_alpha + (total * self.steps[s - 1]).sum(0)
+                total = total + self._hessian(s - 1, self.alpha * total)
+        return torch.cat([total.sum(0), by_alpha]) if self.with_alpha else total.sum(0)
+
+    def _hessian(self, s: int, vector: Tensor) -> Tensor:
+        """Hessian of each task's inner objective at theta_s, times vectors (M, P)."""
+        if not self.curved:
+            return torch.zeros_like(vector)
+        return torch.autograd.grad(self.curved[s], self.thetas[s], vector, retain_graph=True)[0]
+
+
+def leaf(x: Tensor) -> Tensor:
+    """A tensor cut from its graph, to be differentiated by."""
+    return x.detach().requires_grad_()
+
+
+class PolicyMetric:
+    """Products of the weighted sum of the Fisher matrices of policies theta (M, P) with vectors (M, P).
+
+    The derivative of the outputs along a vector comes from differentiating their pull-back, which is linear in its cotangents.
+    """
+
+    def __init__(self, policy: BatchedPolicy, theta: Tensor, segment: Segment) -> None:
+        self.theta, self.outputs = theta, policy(theta, segment.obs)
+        self.cotangents = tuple(torch.zeros_like(x).requires_grad_() for x in self.outputs)
+        self.pulled = torch.autograd.grad(self.outputs, theta, self.cotangents, create_graph=True)[0]
+        self.weight = segment.weight.unsqueeze(-1)
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        mean, std = torch.autograd.grad(self.pulled, self.cotangents, vector, retain_graph=True)
+        variance = self.outputs[1].detach() ** 2
+        weighted = (self.weight * mean / variance, 2 * self.weight.sum(1, keepdim=True) * std / variance)
+        return torch.autograd.grad(self.outputs, self.theta, weighted, retain_graph=True)[0]
