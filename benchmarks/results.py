@@ -86,7 +86,8 @@ def main() -> None:
         plot(evaluations[0], ROOT / "docs" / f"{task}.png")
         (ROOT / "docs" / f"{task}.md").write_text("\n".join(markdown(e) for e in evaluations))
     parts = [p.read_text() for p in sorted((ROOT / "docs").glob("*.md"))]
-    head = "# Results\n\nInterquartile means over held-out tasks with 95 % bootstrap intervals, by number of episodes of adaptation: `python benchmarks/results.py`.\n"
+    head = "# Results\n\nInterquartile means over held-out tasks with 95 % bootstrap intervals, by number of episodes of adaptation.\n"
+    head += "Made by `python benchmarks/results.py` from the files in `metarl/zoo` and `benchmarks/seeds`.\n"
     (ROOT / "RESULTS.md").write_text(head + "\n" + "\n".join(parts))
 
 
