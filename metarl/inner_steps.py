@@ -23,10 +23,11 @@ class Segment(NamedTuple):
     action: Tensor  # (M, B, A)
     advantage: Tensor  # (M, B)
     weight: Tensor  # (M, B) of each decision in its task's mean; 0 where not valid
+    sampled: Tensor | None = None  # (M, B) log-probability with which it was taken; None where that is the policy at hand
 
     def thinned(self, stride: int) -> Segment:
         """Every `stride`-th decision, with the same total weight."""
-        kept = Segment(*(x[:, ::stride] for x in self))
+        kept = Segment(*(x if x is None else x[:, ::stride] for x in self))
         total, left = (s.weight.sum(1, keepdim=True) for s in (self, kept))
         return kept._replace(weight=kept.weight * total / left.clamp(min=1e-12))
 
@@ -66,9 +67,10 @@ Objective = Callable[[BatchedPolicy, Tensor, Segment], Tensor]
 
 
 def ratio_objective(policy: BatchedPolicy, theta: Tensor, segment: Segment) -> Tensor:
-    """(M,) weighted pi/stop_gradient(pi) * A: its second derivative, too, is that of the expected return."""
+    """(M,) weighted pi/pi_sampled * A, pi_sampled being constant: its second derivative, too, is that of the expected return."""
     log_prob = policy.log_prob(theta, segment)
-    return ((log_prob - log_prob.detach()).exp() * segment.advantage * segment.weight).sum(-1)
+    sampled = log_prob.detach() if segment.sampled is None else segment.sampled
+    return ((log_prob - sampled).exp() * segment.advantage * segment.weight).sum(-1)
 
 
 def log_prob_objective(policy: BatchedPolicy, theta: Tensor, segment: Segment) -> Tensor:

@@ -140,7 +140,7 @@ class OuterProblem:
     ) -> None:  # fmt: skip
         self.policy, self.config, self.alpha, self.inner, self.outer = policy, config, alpha, inner, outer
         self.objective = ratio_objective if config.credit == "curvature" else log_prob_objective
-        self.adaptation = self._adapt(vector, create_graph=not config.first_order)
+        self.adaptation = self._adapt(vector, inner, create_graph=not config.first_order)
         thetas = self._playing(self.adaptation)
         losses = [-ratio_objective(policy, theta, segment).sum() / self.num_tasks for theta, segment in zip(thetas, outer, strict=True)]
         self.loss = torch.stack([x.detach() for x in losses]).sum()
@@ -148,6 +148,8 @@ class OuterProblem:
         self.gradient = jacobian.pull([torch.autograd.grad(x, theta)[0] for x, theta in zip(losses, thetas, strict=True)])
         with torch.no_grad():
             self.old = [policy(theta, segment.obs) for theta, segment in zip(thetas, outer, strict=True)]
+            pairs = zip(self.adaptation.thetas, inner, strict=False)
+            self.sampled = [segment._replace(sampled=policy.log_prob(theta, segment)) for theta, segment in pairs]
 
     @property
     def num_tasks(self) -> int:
@@ -158,7 +160,7 @@ class OuterProblem:
     def evaluate(self, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, and KL divergence between the adapted policies from the present meta-vector and those from another one."""
         losses, kls = [], []
-        for theta, segment, old in zip(self._playing(self._adapt(vector, create_graph=False)), self.outer, self.old, strict=True):
+        for theta, segment, old in zip(self._playing(self._adapt(vector, self.sampled, create_graph=False)), self.outer, self.old, strict=True):
             new = self.policy(theta, segment.obs)
             log_ratio = gaussian_log_prob(segment.action, new[0], new[1].log()) - gaussian_log_prob(segment.action, old[0], old[1].log())
             losses.append((log_ratio.exp() * segment.advantage * segment.weight).sum())
@@ -182,10 +184,10 @@ class OuterProblem:
 
         return product
 
-    def _adapt(self, vector: Tensor, create_graph: bool) -> Adaptation:
+    def _adapt(self, vector: Tensor, segments: Sequence[Segment], create_graph: bool) -> Adaptation:
         theta, log_alpha = vector[: self.policy.num_params], vector[self.policy.num_params :]
         alpha = log_alpha.exp() if self.config.learn_inner_lr else self.alpha
-        return adapt(self.objective, self.policy, theta, alpha, self.inner, create_graph)
+        return adapt(self.objective, self.policy, theta, alpha, segments, create_graph)
 
     def _playing(self, adaptation: Adaptation) -> list[Tensor]:
         """The parameters that the outer segments were played with."""

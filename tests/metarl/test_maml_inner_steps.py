@@ -61,7 +61,7 @@ def test_the_naive_surrogate_gives_another_derivative_of_the_step_on_a_quadratic
     b, std, goal = 0.4, 0.5, torch.tensor([1.0], dtype=torch.float64)
     theta, alpha = bandit_policy(b, std), torch.full((3,), ALPHA, dtype=torch.float64)
     segment = expectation(torch.tensor([b], dtype=torch.float64), std, lambda a: -((a - goal) ** 2))
-    steps, product = jacobian(log_prob_objective, theta, alpha, [segment])
+    _, product = jacobian(log_prob_objective, theta, alpha, [segment])
     moved = product.push(torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))[1]
     assert moved[0, 1].item() == pytest.approx(1 + ALPHA * (0.36 + 0.25) / 0.25)
 
