@@ -63,25 +63,25 @@ class BatchedPolicy:
         return gaussian_log_prob(segment.action, mean, std.log())
 
 
-Objective = Callable[[BatchedPolicy, Tensor, Segment], Tensor]
+Objective = Callable[[Tensor, Segment], Tensor]
 
 
-def ratio_objective(policy: BatchedPolicy, theta: Tensor, segment: Segment) -> Tensor:
+def ratio_objective(log_prob: Tensor, segment: Segment) -> Tensor:
     """(M,) weighted pi/pi_sampled * A, pi_sampled being constant: its second derivative, too, is that of the expected return."""
-    log_prob = policy.log_prob(theta, segment)
     sampled = log_prob.detach() if segment.sampled is None else segment.sampled
     return ((log_prob - sampled).exp() * segment.advantage * segment.weight).sum(-1)
 
 
-def log_prob_objective(policy: BatchedPolicy, theta: Tensor, segment: Segment) -> Tensor:
+def log_prob_objective(log_prob: Tensor, segment: Segment) -> Tensor:
     """(M,) weighted log pi * A: the same gradient; its second derivative is that of the step on these very samples."""
-    return (policy.log_prob(theta, segment) * segment.advantage * segment.weight).sum(-1)
+    return (log_prob * segment.advantage * segment.weight).sum(-1)
 
 
-def inner_gradient(objective: Objective, policy: BatchedPolicy, theta: Tensor, segment: Segment, create_graph: bool = False) -> Tensor:
-    """(M, P) gradient of the inner objective at leaves theta (M, P)."""
+def inner_gradient(objective: Objective, policy: BatchedPolicy, theta: Tensor, segment: Segment, create_graph: bool = False) -> tuple[Tensor, Tensor]:
+    """(M, P) gradient of the inner objective at leaves theta (M, P), and the log-probabilities (M, B) there."""
     with torch.enable_grad():
-        return torch.autograd.grad(objective(policy, theta, segment).sum(), theta, create_graph=create_graph)[0]
+        log_prob = policy.log_prob(theta, segment)
+        return torch.autograd.grad(objective(log_prob, segment).sum(), theta, create_graph=create_graph)[0], log_prob.detach()
 
 
 def kl_divergence(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
@@ -98,16 +98,19 @@ class Adaptation(NamedTuple):
 
     thetas: list[Tensor]  # theta_0 ... theta_S, leaves (M, P)
     gradients: list[Tensor]  # of the inner objectives at theta_0 ... theta_{S-1}, (M, P)
+    log_probs: list[Tensor]  # of what was done, at theta_0 ... theta_{S-1}, (M, B)
     alpha: Tensor
 
 
 def adapt(objective: Objective, policy: BatchedPolicy, theta: Tensor, alpha: Tensor, segments: Sequence[Segment], create_graph: bool) -> Adaptation:
     """Adapt meta-parameters theta (P,) to each task, one step for each segment; with `create_graph`, gradients can be differentiated again."""
-    thetas, gradients = [leaf(theta.expand(len(segments[0].obs), -1))], []
+    done = Adaptation([leaf(theta.expand(len(segments[0].obs), -1))], [], [], alpha)
     for segment in segments:
-        gradients.append(inner_gradient(objective, policy, thetas[-1], segment, create_graph))
-        thetas.append(leaf(thetas[-1] + alpha * gradients[-1]))
-    return Adaptation(thetas, gradients, alpha)
+        gradient, log_prob = inner_gradient(objective, policy, done.thetas[-1], segment, create_graph)
+        done.gradients.append(gradient)
+        done.log_probs.append(log_prob)
+        done.thetas.append(leaf(done.thetas[-1] + alpha * gradient))
+    return done
 
 
 class Jacobian:

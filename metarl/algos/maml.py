@@ -141,15 +141,14 @@ class OuterProblem:
         self.policy, self.config, self.alpha, self.inner, self.outer = policy, config, alpha, inner, outer
         self.objective = ratio_objective if config.credit == "curvature" else log_prob_objective
         self.adaptation = self._adapt(vector, inner, create_graph=not config.first_order)
-        thetas = self._playing(self.adaptation)
-        losses = [-ratio_objective(policy, theta, segment).sum() / self.num_tasks for theta, segment in zip(thetas, outer, strict=True)]
-        self.loss = torch.stack([x.detach() for x in losses]).sum()
+        self.sampled = [segment._replace(sampled=x) for segment, x in zip(inner, self.adaptation.log_probs, strict=True)]
+        self.thetas = self._playing(self.adaptation)
+        outputs = [policy(theta, segment.obs) for theta, segment in zip(self.thetas, outer, strict=True)]
+        self.old = [(mean.detach(), std.detach()) for mean, std in outputs]
+        losses = [self._loss(new, old, segment) for new, old, segment in zip(outputs, self.old, outer, strict=True)]
+        self.loss = torch.stack(losses).sum().detach()
         jacobian = self._jacobian(self.adaptation.gradients)
-        self.gradient = jacobian.pull([torch.autograd.grad(x, theta)[0] for x, theta in zip(losses, thetas, strict=True)])
-        with torch.no_grad():
-            self.old = [policy(theta, segment.obs) for theta, segment in zip(thetas, outer, strict=True)]
-            pairs = zip(self.adaptation.thetas, inner, strict=False)
-            self.sampled = [segment._replace(sampled=policy.log_prob(theta, segment)) for theta, segment in pairs]
+        self.gradient = jacobian.pull([torch.autograd.grad(x, theta)[0] for x, theta in zip(losses, self.thetas, strict=True)])
 
     @property
     def num_tasks(self) -> int:
@@ -162,10 +161,9 @@ class OuterProblem:
         losses, kls = [], []
         for theta, segment, old in zip(self._playing(self._adapt(vector, self.sampled, create_graph=False)), self.outer, self.old, strict=True):
             new = self.policy(theta, segment.obs)
-            log_ratio = gaussian_log_prob(segment.action, new[0], new[1].log()) - gaussian_log_prob(segment.action, old[0], old[1].log())
-            losses.append((log_ratio.exp() * segment.advantage * segment.weight).sum())
-            kls.append((kl_divergence(old, new) * segment.weight).sum())
-        return -torch.stack(losses).sum() / self.num_tasks, torch.stack(kls).sum() / self.num_tasks
+            losses.append(self._loss(new, old, segment))
+            kls.append((kl_divergence(old, new) * segment.weight).sum() / self.num_tasks)
+        return torch.stack(losses).sum(), torch.stack(kls).sum()
 
     def fisher(self) -> Callable[[Tensor], Tensor]:
         """Products of the Hessian of the KL divergence at the present meta-vector with meta-vectors, from the thinned segments."""
@@ -173,16 +171,20 @@ class OuterProblem:
         curved = []
         if not self.config.first_order:
             pairs = zip(self.adaptation.thetas, self.inner, strict=False)
-            curved = [inner_gradient(self.objective, self.policy, theta, s.thinned(thin), create_graph=True) for theta, s in pairs]
+            curved = [inner_gradient(self.objective, self.policy, theta, s.thinned(thin), create_graph=True)[0] for theta, s in pairs]
         jacobian = self._jacobian(curved)
-        thetas = self._playing(self.adaptation)
-        metrics = [PolicyMetric(self.policy, theta, segment.thinned(thin)) for theta, segment in zip(thetas, self.outer, strict=True)]
+        metrics = [PolicyMetric(self.policy, theta, segment.thinned(thin)) for theta, segment in zip(self.thetas, self.outer, strict=True)]
 
         def product(vector: Tensor) -> Tensor:
             moved = jacobian.push(vector)[-len(metrics) :]
             return jacobian.pull([metric(x) / self.num_tasks for metric, x in zip(metrics, moved, strict=True)])
 
         return product
+
+    def _loss(self, new: tuple[Tensor, Tensor], old: tuple[Tensor, Tensor], segment: Segment) -> Tensor:
+        """Negative surrogate of an outer segment under policies `new`, which `old` have played."""
+        log_prob, sampled = (gaussian_log_prob(segment.action, mean, std.log()) for mean, std in (new, old))
+        return -ratio_objective(log_prob, segment._replace(sampled=sampled)).sum() / self.num_tasks
 
     def _adapt(self, vector: Tensor, segments: Sequence[Segment], create_graph: bool) -> Adaptation:
         theta, log_alpha = vector[: self.policy.num_params], vector[self.policy.num_params :]
@@ -203,8 +205,9 @@ class OuterProblem:
 class MAMLAdapter:
     """Adapted parameters (M, P), and the episodes since the last inner step. The R robots of a task share one set and pool what they do."""
 
-    def __init__(self, algorithm: MAML, num_tasks: int, num_robots: int) -> None:
-        self.algorithm, self.shape = algorithm, (num_tasks, num_robots, algorithm.config.episodes_per_step, algorithm.spec.horizon)
+    def __init__(self, algorithm: MAML, num_tasks: int, num_robots: int, last_episode: int | None) -> None:
+        self.algorithm, self.last_episode = algorithm, last_episode
+        self.shape = (num_tasks, num_robots, algorithm.config.episodes_per_step, algorithm.spec.horizon)
         self.reset()
 
     def reset(self) -> None:
@@ -237,10 +240,10 @@ class MAMLAdapter:
     def adapt(self) -> None:
         """An episode has ended: an inner step, if it was the n-th since the last one."""
         self.episode, self.time = self.episode + 1, 0
-        if self.episode % self.shape[2] == 0:
+        if self.episode % self.shape[2] == 0 and self.episode != self.last_episode:
             segment = self.algorithm.inner_segment(self.episodes, self.episode - self.shape[2])
             theta = leaf(self.theta)
-            gradient = inner_gradient(log_prob_objective, self.algorithm.network.policy, theta, segment)
+            gradient, _ = inner_gradient(log_prob_objective, self.algorithm.network.policy, theta, segment)
             self.theta = theta.detach() + self.algorithm.network.alpha * gradient
             self.episodes = self._none_yet()
 
@@ -296,7 +299,8 @@ class MAML(MetaRLAlgorithm):
         decisions = num_robots * self.config.episodes_per_step * self.spec.horizon
         if self.config.credit == "curvature" and decisions < 2:
             raise ValueError('an inner step from a single decision has no baseline of its own: credit = "returns" meta-learns one')
-        return MAMLAdapter(self, num_tasks, num_robots)
+        last = self.spec.episodes_per_trial if training else None  # nobody would see what is learnt from it
+        return MAMLAdapter(self, num_tasks, num_robots, last)
 
     def meta_update(self, rollout: Rollout) -> dict[str, float]:
         cfg, network = self.config, self.network

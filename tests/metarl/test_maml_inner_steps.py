@@ -161,7 +161,7 @@ def test_meta_gradient_of_a_tabular_mdp():
     """The ratio keeps, of each decision, the credit of sampling it; what it leaves out are products of different decisions' scores."""
     segment = all_trajectories(THETA, horizon=2)
     torch.testing.assert_close(  # the step itself is exact with either
-        inner_gradient(ratio_objective, TABULAR, leaf(THETA.unsqueeze(0)), segment)[0], torch.func.grad(expected_return)(THETA)
+        inner_gradient(ratio_objective, TABULAR, leaf(THETA.unsqueeze(0)), segment)[0][0], torch.func.grad(expected_return)(THETA)
     )
     exact = exact_meta_gradient(expected_return, expected_return)
     errors = {f: float((meta_gradient(f, segment, expected_return) - exact).norm() / exact.norm()) for f in (ratio_objective, log_prob_objective)}
@@ -198,7 +198,7 @@ def test_products_with_the_jacobian_of_two_steps_equal_those_of_one_graph_throug
         now, thetas = vector[: len(theta)].expand(3, -1), []
         thetas.append(now)
         for segment in segments:
-            (gradient,) = torch.autograd.grad(objective(NET, now, segment).sum(), now, create_graph=True)
+            (gradient,) = torch.autograd.grad(objective(NET.log_prob(now, segment), segment).sum(), now, create_graph=True)
             now = now + alpha * gradient
             thetas.append(now)
         return torch.stack(thetas)
