@@ -9,7 +9,6 @@ import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +82,8 @@ def _task(task: Task, console: Console) -> dict[str, Any]:
         "trial": f"{spec.episodes_per_trial} episodes of {spec.horizon} decisions, {spec.control_dt:g} s each",
         "reward": f"{task.reward_range[0]:g} to {task.reward_range[1]:g} a decision",
     }
-    measured = known_results(task.name)
-    if measured.get("headroom"):
+    measured = measured_headroom(task.name)
+    if measured:
         value, low, high = measured["headroom"]
         facts["headroom"] = f"{value:.2f} [{low:.2f}, {high:.2f}], measured on {measured['num_tasks']} tasks of split {measured['split']}"
     for key, said in facts.items():
@@ -92,14 +91,27 @@ def _task(task: Task, console: Console) -> dict[str, Any]:
     sentences = {split: task.sample(1, split).describe(0) for split in SPLITS if _has_split(task, split)}
     for sentence in sentences.values():
         console.print(sentence, markup=False)
-    return {"kind": "task", **spec.to_dict(), "parameters": [_param(p) for p in task.params], "samples": sentences, "headroom": measured.get("headroom")}
+    return {
+        "kind": "task",
+        **spec.to_dict(),
+        "parameters": [_param(p) for p in task.params],
+        "samples": sentences,
+        "headroom": measured and measured["headroom"],
+    }
 
 
-def known_results(task: str) -> Mapping[str, Any]:
-    """The evaluation that lies in the zoo as TASK.json, as `Evaluation.to_json` wrote it; empty where there is none."""
-    file = resources.files("metarl.zoo") / f"{task}.json"
-    found: Mapping[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+def measured_scores(path: Path) -> list[Mapping[str, Any]]:
+    """What was measured with a meta-parameters file, by split and simulator, from the JSON file beside it; [] where there is none."""
+    beside = path.with_suffix(".json")
+    found: list[Mapping[str, Any]] = json.loads(beside.read_text())["scores"] if beside.is_file() else []
     return found
+
+
+def measured_headroom(task: str) -> Mapping[str, Any] | None:
+    """The first measurement in the zoo that states the task's headroom."""
+    entries = [entry for entry in meta_parameters.zoo() if entry.startswith(f"zoo:{task}/")]
+    known = [scores for entry in entries for scores in measured_scores(meta_parameters.resolve(entry)) if scores.get("headroom")]
+    return known[0] if known else None
 
 
 def _has_split(task: Task, split: str) -> bool:
@@ -159,4 +171,9 @@ def _file(name: str, console: Console) -> dict[str, Any]:
         console.print(f"[bold]{key}[/bold]: {'' if nested else value}")
         if isinstance(value, dict):
             console.print("\n".join(f"  {k}: {v}" for k, v in value.items()), markup=False)
-    return {"kind": "meta-parameters", **said}
+    measured = measured_scores(meta_parameters.resolve(name))
+    for scores in measured:
+        what = "scores" if scores["scores"] else "returns"
+        by_episode = " ".join(f"{value:.2f}" for value, _, _ in scores[what])
+        console.print(f"[bold]{what}[/bold]: {by_episode} after 0, 1 … episodes, split {scores['split']} in {scores['simulator']}")
+    return {"kind": "meta-parameters", **said, "scores": measured}

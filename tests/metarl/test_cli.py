@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl import algos, cli, describe, meta_parameters, presets, tasks
+from metarl import algos, cli, meta_parameters, presets, tasks
+from metarl.describe import field_docs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,11 +54,27 @@ def test_describe_task(capsys, tmp_path):
     assert set(written["samples"]) == {"train", "iid", "ood_near", "ood_far"}
 
 
-def test_describe_task_knows_what_was_measured(capsys, monkeypatch):
-    measured = {"headroom": [0.4, 0.31, 0.52], "num_tasks": 64, "split": "iid"}
-    monkeypatch.setattr(describe, "known_results", lambda task: measured if task == "arm_reach" else {})
+@pytest.fixture
+def measured(file):
+    """The JSON that lies beside a file of the zoo, here without an oracle in one of two measurements."""
+    common = {"split": "iid", "num_tasks": 64, "seeds_pooled": 1, "errors": [], "error_unit": "m", "returns": [[1.0, 0.5, 1.5], [2.25, 2.0, 2.5]]}
+    first = {**common, "simulator": "mujoco", "scores": [], "headroom": None}
+    second = {**common, "simulator": "pybullet", "scores": [[0.125, 0.0, 0.5], [0.75, 0.5, 1.0]], "headroom": [0.4, 0.31, 0.52]}
+    file.with_suffix(".json").write_text(json.dumps({"seed": 0, "scores": [first, second]}))
+    return file
+
+
+def test_describe_knows_what_was_measured(measured, capsys, monkeypatch):
+    monkeypatch.setattr(meta_parameters, "zoo", lambda: ["zoo:arm_reach/rl2", "zoo:arm_slide/rl2"])
+    monkeypatch.setattr(meta_parameters, "resolve", lambda name: measured if str(name) in ("zoo:arm_reach/rl2", str(measured)) else Path("nowhere"))
     cli.main(["describe", "arm_reach"])
     assert "headroom: 0.40 [0.31, 0.52], measured on 64 tasks of split iid" in capsys.readouterr().out
+    cli.main(["describe", "arm_slide"])
+    assert "headroom:" not in capsys.readouterr().out
+    cli.main(["describe", str(measured)])
+    said = capsys.readouterr().out
+    assert "returns: 1.00 2.25 after 0, 1 … episodes, split iid in mujoco" in said
+    assert "scores: 0.12 0.75 after 0, 1 … episodes, split iid in pybullet" in said
 
 
 @pytest.mark.parametrize("name", tasks.names() + algos.names() + ["arm7"])
@@ -70,7 +87,7 @@ def test_every_name_can_be_described(name, capsys, tmp_path):
 @pytest.mark.parametrize("name", algos.names())
 def test_every_setting_of_every_algorithm_has_its_doc_line(name):
     config = algos.load(name).Config
-    docs = describe.field_docs(config)
+    docs = field_docs(config)
     assert set(config.__dataclass_fields__) == set(docs)
     assert all(len(text) > 5 for text in docs.values())
 
