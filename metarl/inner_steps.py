@@ -27,7 +27,7 @@ class Segment(NamedTuple):
 
     def thinned(self, stride: int) -> Segment:
         """Every `stride`-th decision, with the same total weight."""
-        kept = Segment(*(x if x is None else x[:, ::stride] for x in self))
+        kept = Segment._make(x if x is None else x[:, ::stride] for x in self)
         total, left = (s.weight.sum(1, keepdim=True) for s in (self, kept))
         return kept._replace(weight=kept.weight * total / left.clamp(min=1e-12))
 
