@@ -47,10 +47,11 @@ def test_describe_task(capsys, tmp_path):
     cli.main(["describe", "arm_slide", "--json", str(tmp_path / "x.json")])
     said = capsys.readouterr().out
     assert "Task arm_slide/v1:train:0:0: the object is a box" in said  # a colon and a name are not an emoji
-    assert "0.06 … 0.18 log" in said
+    mass = next(p for p in tasks.make("arm_slide").params if p.name == "mass")
+    assert f"{mass.train[0]:g} … {mass.train[1]:g} log" in said
     written = json.loads((tmp_path / "x.json").read_text())
-    mass = next(p for p in written["parameters"] if p["name"] == "mass")
-    assert (mass["unit"], mass["train"], mass["ood_far"], mass["hidden"]) == ("kg", [[0.05, 0.6]], [[0.75, 1.2]], True)
+    row = next(p for p in written["parameters"] if p["name"] == "mass")
+    assert (row["unit"], row["train"], row["ood_far"], row["hidden"]) == ("kg", [list(mass.train)], [list(mass.ood_far[0])], True)
     assert set(written["samples"]) == {"train", "iid", "ood_near", "ood_far"}
 
 
