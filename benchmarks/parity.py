@@ -58,7 +58,7 @@ def _free_motion(num_tasks: int, num_threads: int) -> dict[str, float]:
 def _slide(num_threads: int) -> dict[str, float]:
     task = tasks.make("arm_slide")
     rows: list[dict[str, float | str]] = [
-        {"shape": shape, "half_size": half, "friction": mu} for shape in ("box", "cylinder") for half in (0.02, 0.035) for mu in (0.06, 0.1, 0.18)
+        {"shape": shape, "half_size": half, "friction": mu} for shape in ("box", "cylinder") for half in (0.02, 0.035) for mu in (0.06, 0.1, 0.15)
     ]
     theory = torch.tensor([SLIDE_SPEED**2 / (2 * float(row["friction"]) * GRAVITY) for row in rows])
     moved = {engine: _launched(task, engine, rows, num_threads) for engine in ENGINES}

@@ -13,7 +13,7 @@ from metarl.robots.spec import JointTrajectory, RobotSpec
 
 DT = 0.02  # s between two points of the trajectory
 APPROACH, RUN_UP, BRAKE = 0.5, 0.3, 0.25  # s: to the place behind the object; from rest to full speed; from full speed to rest, at least
-MARGIN = 0.03  # of the joint limits is left, because joint speeds go with the tool's only nearly
+CORRECTIONS, MARGIN = 3, 0.03  # a strike that asks too much of a joint is slowed down to leave this part of the limit, until it fits
 AT_SPEED = 0.06  # m before the object's centre where full speed is reached, and kept until the centre
 
 
@@ -32,11 +32,14 @@ def plan_strike(robot: RobotSpec, start_qpos: Tensor, through: Tensor, direction
         A trajectory of (APPROACH + RUN_UP + AT_SPEED / slowest + BRAKE) / DT points.
     """
     qpos, qvel = _stroke(robot, start_qpos, through, direction, speed, slowest)
-    used = _part_of_limits(robot, start_qpos, qpos, qvel)
-    over = used > 1.0
-    if bool(over.any()):
-        slower = speed[over] / used[over]  # all phases but the last have a fixed duration, so that joint speeds go with the tool's
-        qpos[over], qvel[over] = _stroke(robot, start_qpos[over], through[over], direction[over], slower, slowest)
+    for _ in range(CORRECTIONS):
+        used = _part_of_limits(robot, start_qpos, qpos, qvel)
+        over = used > 1.0 - 0.5 * MARGIN
+        if not bool(over.any()):
+            break
+        # all phases but the last have a fixed duration, so that joint speeds go with the tool's
+        speed = torch.where(over, speed / (used * (1.0 + MARGIN)), speed)
+        qpos[over], qvel[over] = _stroke(robot, start_qpos[over], through[over], direction[over], speed[over], slowest)
     return JointTrajectory(qpos, qvel, DT)
 
 
@@ -59,7 +62,7 @@ def _stroke(robot: RobotSpec, start_qpos: Tensor, through: Tensor, direction: Te
 
 
 def _part_of_limits(robot: RobotSpec, start_qpos: Tensor, qpos: Tensor, qvel: Tensor) -> Tensor:
-    """(...) largest part of a joint's velocity or acceleration limit that is used, at points (..., S, J) and between them, with the margin."""
+    """(...) largest part of a joint's velocity or acceleration limit that is used, at points (..., S, J) and between them."""
     rest = start_qpos.unsqueeze(-2)
     mean = torch.cat([rest, qpos], -2).diff(dim=-2) / DT
     before = torch.cat([torch.zeros_like(rest), qvel[..., :-1, :]], -2)
@@ -67,7 +70,7 @@ def _part_of_limits(robot: RobotSpec, start_qpos: Tensor, qpos: Tensor, qvel: Te
     ends = torch.stack([6 * mean - 4 * before - 2 * qvel, -6 * mean + 2 * before + 4 * qvel]) / DT
     speed = torch.maximum(qvel.abs(), middle.abs()) / qvel.new_tensor(robot.qvel_limits)
     acceleration = ends.abs().amax(0) / qvel.new_tensor(robot.qacc_limits)
-    return torch.maximum(speed, acceleration).amax((-2, -1)) * (1.0 + MARGIN)
+    return torch.maximum(speed, acceleration).amax((-2, -1))
 
 
 def _distance_along(time: Tensor, speed: Tensor) -> Tensor:

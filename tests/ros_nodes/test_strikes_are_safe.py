@@ -32,5 +32,4 @@ def test_strikes_inside_the_range_of_actions():
 
 
 def test_strikes_at_the_corners_of_the_range_of_actions():
-    """There the planner's linear slowing-down may leave a little too much."""
-    assert len(refused((2 * torch.rand(NUM, 3, generator=torch.Generator().manual_seed(1)) - 1).sign())) <= 0.02 * NUM
+    assert refused((2 * torch.rand(NUM, 3, generator=torch.Generator().manual_seed(1)) - 1).sign()) == []
