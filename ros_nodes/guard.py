@@ -1,4 +1,4 @@
-"""The last decision before the motors: forward a command, or hold the measured pose. Plain Python, no ROS."""
+"""The last decision before the motors: forward a command, or brake and hold the pose. Plain Python, no ROS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from metarl.ros_nodes.limits import Array, Command, Limits, check_form, check_set_point, check_trajectory
 from metarl.ros_nodes.rejection import Rejected
 
-HOLD_TIME = 0.1  # s given to come to rest in the measured pose
+HOLD_TIME = 0.1  # s given to come to rest; longer where the joints may not brake as hard
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Measured:
     Attributes:
         stamp: ns, of the measurement.
         qpos, qvel: (J,).
-        arrival: s, when it came in, on a clock that nothing can set.
+        arrival: s, when this stamp first came in, on a clock that nothing can set.
     """
 
     stamp: int
@@ -48,6 +48,22 @@ class Guard:
     _last_stamp: int = -1
     _set_point: Command | None = None
 
+    def measure(self, stamp: int, qpos: Array, qvel: Array, now: float) -> None:
+        """Take in a joint state; one that repeats the last stamp is no sign that the robot is still being measured.
+
+        Args:
+            stamp: ns, of the measurement.
+            qpos, qvel: (J,) rad, rad/s.
+            now: s, on the clock of `arrival`.
+
+        Raises:
+            Rejected: stale_state, where a newer one is here.
+        """
+        last = self.measured
+        if last is not None and stamp < last.stamp:
+            raise Rejected("stale_state", f"measured at {stamp} ns, after one of {last.stamp} ns")
+        self.measured = Measured(stamp, qpos, qvel, last.arrival if last is not None and stamp == last.stamp else now)
+
     def fresh(self, now: float) -> Measured:
         """The newest joint state.
 
@@ -58,7 +74,7 @@ class Guard:
             raise Rejected("stale_state", "no joint state has arrived yet")
         age = now - self.measured.arrival
         if age > self.state_timeout:
-            raise Rejected("stale_state", f"the last joint state arrived {age:.3f} s ago, allowed are {self.state_timeout:.3f} s")
+            raise Rejected("stale_state", f"the last new joint state arrived {age:.3f} s ago, allowed are {self.state_timeout:.3f} s")
         return self.measured
 
     def judge(self, command: Command, now: float) -> Command:
@@ -73,16 +89,22 @@ class Guard:
         return command
 
     def hold(self, stamp: int, now: float) -> Command:
-        """The command that keeps the measured pose, inside of the position limits.
+        """The command that brings the robot to rest where it is, as fast as its accelerations allow, and inside of the position limits.
+
+        Each joint brakes evenly, so it comes to rest half its speed times the braking time further on; nearer only where a limit is nearer.
 
         Raises:
             Rejected: stale_state, where there is no pose to hold: then nothing must be sent.
         """
-        qpos = np.clip(self.fresh(now).qpos, self.limits.lower, self.limits.upper)
+        measured = self.fresh(now)
+        time = max(HOLD_TIME, float((np.abs(measured.qvel) / self.limits.qacc).max()))
+        qpos = np.clip(measured.qpos + 0.5 * measured.qvel * time, self.limits.lower, self.limits.upper)
         self._set_point = None
-        return Command(stamp, np.array([HOLD_TIME]), qpos[None], np.zeros_like(qpos)[None])
+        return Command(stamp, np.array([time]), qpos[None], np.zeros_like(qpos)[None])
 
     def _check(self, command: Command, measured: Measured) -> None:
+        if measured.stamp < command.stamp:
+            raise Rejected("stale_state", f"the last joint state is of {measured.stamp} ns, the command was planned on what was seen at {command.stamp} ns")
         if command.stamp <= self._last_stamp:
             raise Rejected("not_newer", f"a command stamped {command.stamp} ns, after one stamped {self._last_stamp} ns")
         check_form(self.limits, command)

@@ -1,4 +1,4 @@
-"""safety: the last node before the motors. A command passes unchanged, or is refused by name and the robot holds its measured pose.
+"""safety: the last node before the motors. A command passes unchanged, or is refused by name and the robot brakes and holds its pose.
 
 Subscribes `command` (JointTrajectory), the robot's joint states. Publishes to the robot's trajectory controller; `~/executed`, what was
 sent with the stamp of the command that it answers; `~/status`. Parameters: robot, reach (rad), rest_speed (rad/s), state_timeout (s).
@@ -12,7 +12,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from metarl import robots
 from metarl.ros_nodes import messages, runtime
-from metarl.ros_nodes.guard import Guard, Measured
+from metarl.ros_nodes.guard import Guard
 from metarl.ros_nodes.limits import Command, Limits
 from metarl.ros_nodes.rejection import Rejected
 
@@ -41,10 +41,10 @@ class SafetyNode:
     def _on_joint_state(self, message: JointState) -> None:
         try:
             qpos, qvel = messages.joint_arrays(message, self.guard.limits.joint_names)
+            self.guard.measure(messages.to_stamp(message.header.stamp), qpos, qvel, runtime.steady_now())
         except Rejected as rejected:
             self.status.refused(rejected.reason, f"joint state: {rejected}")
             return
-        self.guard.measured = Measured(messages.to_stamp(message.header.stamp), qpos, qvel, runtime.steady_now())
         self._decide()
 
     def _on_command(self, message: JointTrajectory) -> None:

@@ -2,7 +2,8 @@
 
 Subscribes to the robot's trajectory controller. Publishes its joint states; `seen/BODY` and `seen/BODY_twist`, what its miscalibrated
 camera makes of each body; `measured/BODY` and `measured/BODY_twist`, the truth, for whoever judges. Offers `~/begin_episode` (Trigger),
-whose message is the stamp in ns from which on readings belong to the new episode. Time passes only while a command is carried out.
+whose message is the stamp in ns from which on readings belong to the new episode. Time passes only while a command is carried out,
+but every repetition is stamped 1 ns later: it shows that the robot is still there.
 Parameters: task, simulator, split, index, seed.
 """
 
@@ -49,7 +50,7 @@ class SimNode:
         self._joint_states = node.create_publisher(JointState, self.robot.state_topic, runtime.STREAM)
         node.create_subscription(JointTrajectory, self.robot.command_topic, self._on_command, runtime.COMMAND)
         node.create_service(Trigger, "~/begin_episode", self._on_begin)
-        runtime.steady_timer(node, JOINT_STATE_PERIOD, self._publish_joints)
+        runtime.steady_timer(node, JOINT_STATE_PERIOD, self._repeat_joints)
         runtime.steady_timer(node, BODY_PERIOD, self._publish_bodies)
         self._publish()
         self.status.publish(f"simulating {task.robot_name} in {simulator}", ready=True)
@@ -89,6 +90,10 @@ class SimNode:
 
     def _now(self) -> tuple[Tensor, Tensor]:
         return self.world.true["qpos"][0], self.world.true["qvel"][0]
+
+    def _repeat_joints(self) -> None:
+        self._stamp += 1
+        self._publish_joints()
 
     def _publish_joints(self) -> None:
         qpos, qvel = (x.double().numpy() for x in self._joints)
