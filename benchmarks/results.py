@@ -19,6 +19,7 @@ from metarl.statistics import Estimate
 ROOT = Path(__file__).parents[1]
 ZOO, SEEDS = ROOT / "metarl" / "zoo", Path(__file__).parent / "seeds"
 NUM_TASKS = {"mujoco": 128, "analytic": 128, "pybullet": 64}
+VARIANTS = {"point_navigation": ("maml_first_order",)}  # seeds with other settings, shown beside the algorithm's own
 SPLITS = {"mujoco": ("iid", "ood_near", "ood_far"), "analytic": ("iid",), "pybullet": ("iid",)}
 
 
@@ -36,8 +37,18 @@ def measure(task: str) -> list[Evaluation]:
     for simulator in tasks.make(task).simulators:
         for split in SPLITS[simulator]:
             print(f"{task}, {split}, {simulator}: {len(files)} files", flush=True)
-            done.append(evaluate(files, robust, oracle, split, simulator, NUM_TASKS[simulator], threads=2))
+            arguments = (robust, oracle, split, simulator, NUM_TASKS[simulator], robots_that_share(files))
+            done.append(evaluate(files, *arguments, threads=2))
+            for variant in VARIANTS.get(task, ()):
+                seeds = sorted(SEEDS.glob(f"{task}_{variant}_seed*.safetensors"))
+                done[-1].outcomes[variant] = next(o for o in evaluate(seeds, *arguments, threads=2).outcomes.values() if o.files)
     return done
+
+
+def robots_that_share(files: list[Path]) -> int:
+    """As many copies of a task as the inner steps of a gradient-based algorithm were trained on; 1 for the others."""
+    algorithms = [meta_parameters.load(f) for f in files]
+    return max((a.config.num_robots for a in algorithms if a.noise_to_adapt), default=1)
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -45,7 +56,11 @@ def markdown(evaluation: Evaluation) -> str:
     episodes = range(evaluation.episodes)
     unit, factor = ("cm", 100.0) if evaluation.error_unit == "m" else (evaluation.error_unit, 1.0)
     lines = [f"### {evaluation.task}, {evaluation.split}, {evaluation.simulator}", ""]
-    lines += [f"{evaluation.num_tasks} tasks. " + (f"Headroom {_said(evaluation.headroom, 1, 2)}." if evaluation.headroom else ""), ""]
+    lines += [
+        f"{evaluation.num_tasks} tasks, {evaluation.num_robots} robots each. "
+        + (f"Headroom {_said(evaluation.headroom, 1, 2)}." if evaluation.headroom else ""),
+        "",
+    ]
     lines += ["| algorithm | | " + " | ".join(f"after {k}" for k in episodes) + " |", "|---|---|" + "---|" * len(episodes)]
     for name, outcome in evaluation.outcomes.items():
         seeds = f" ({len(outcome.files)} seeds)" if len(outcome.files) > 1 else ""
@@ -65,7 +80,8 @@ def _said(estimate: Estimate, scale: float, digits: int) -> str:
 def summary(outcome: Outcome, evaluation: Evaluation) -> dict[str, Any]:
     """What stands in the JSON file beside a zoo file; each number with its interval."""
     return {
-        "split": evaluation.split, "simulator": evaluation.simulator, "num_tasks": evaluation.num_tasks, "seeds_pooled": len(outcome.files),
+        "split": evaluation.split, "simulator": evaluation.simulator, "num_tasks": evaluation.num_tasks,
+        "num_robots": evaluation.num_robots, "seeds_pooled": len(outcome.files),
         "returns": outcome.returns, "errors": outcome.errors, "error_unit": evaluation.error_unit, "scores": outcome.scores, "headroom": evaluation.headroom,
     }  # fmt: skip
 

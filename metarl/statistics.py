@@ -38,25 +38,24 @@ def iqm(x: Array, axis: int = -1) -> Array:
     return np.asarray((x * np.diff(edges)).sum(-1) / (n / 2))
 
 
-def resample(strata: Sequence[int], num: int, seed: int = 0) -> NDArray[np.int64]:
-    """Indices (num, n) of bootstrap samples: within each stratum as many are drawn, with replacement, as it has.
+def resample(num_seeds: int, num_tasks: int, num: int, seed: int = 0) -> NDArray[np.int64]:
+    """Indices (num, S * M) of bootstrap samples of S seeds that were measured in the same M tasks; row s * M + m is seed s in task m.
 
-    Args:
-        strata: number of values in each stratum; they lie one after another.
-        num: bootstrap samples.
-        seed: of the draw.
+    Both are drawn with replacement. All seeds of a sample meet the same drawn tasks: a hard task is hard for every seed, so that more
+    seeds do not make more tasks.
     """
     rng = np.random.default_rng(seed)
-    begins = np.concatenate([[0], np.cumsum(strata)[:-1]])
-    return np.concatenate([begin + rng.integers(size, size=(num, size)) for begin, size in zip(begins, strata, strict=True)], 1)
+    tasks = rng.integers(num_tasks, size=(num, 1, num_tasks))
+    seeds = rng.integers(num_seeds, size=(num, num_seeds, 1))
+    return np.asarray((seeds * num_tasks + tasks).reshape(num, -1))
 
 
 def interval(statistic: Callable[[Array], Array], samples: Sequence[Array], confidence: float = 0.95, num: int = 2000, seed: int = 0) -> list[Estimate]:
-    """Percentile bootstrap of a statistic of one or several measurements of the same tasks.
+    """Percentile bootstrap, over seeds and tasks, of a statistic of one or several measurements.
 
     Args:
-        statistic: given (B, n, C), n tasks and seeds with C columns, returns (B, D): B bootstrap samples at once.
-        samples: strata, each (n_s, C); what is drawn for one stratum never mixes with another (a seed's tasks stay that seed's).
+        statistic: given (B, n, C), n = S * M seeds and tasks with C columns, returns (B, D): B bootstrap samples at once.
+        samples: of each of S seeds, (M, C) in the same M tasks.
         confidence: of the interval.
         num: bootstrap samples.
         seed: of the draw.
@@ -65,7 +64,7 @@ def interval(statistic: Callable[[Array], Array], samples: Sequence[Array], conf
         D estimates.
     """
     values = np.concatenate([np.asarray(s, dtype=np.float64) for s in samples])
-    rows = resample([len(s) for s in samples], num, seed)
+    rows = resample(len(samples), len(samples[0]), num, seed)
     chunks = [statistic(values[part]) for part in np.array_split(rows, max(1, values[0].size * rows.size // 4_000_000))]
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(chunks), [tail, 1 - tail], axis=0)

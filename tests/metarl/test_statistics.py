@@ -22,14 +22,17 @@ def test_iqm_along_an_axis():
     np.testing.assert_allclose(iqm(x.T), [2.5, 25])
 
 
-def test_resampling_stays_in_its_stratum_and_draws_all_of_it():
-    rows = resample([3, 2], num=500, seed=0)
-    assert rows.shape == (500, 5)
-    assert set(rows[:, :3].ravel()) == {0, 1, 2}
-    assert set(rows[:, 3:].ravel()) == {3, 4}
-    assert (resample([3, 2], 500, seed=0) == rows).all()
-    assert (resample([3, 2], 500, seed=1) != rows).any()
-    counts = np.bincount(rows[:, :3].ravel())  # 1500 draws of 3: 500 each, standard deviation 18
+def test_resampling_draws_seeds_and_the_same_tasks_for_each():
+    rows = resample(2, 3, num=500, seed=0)
+    assert rows.shape == (500, 6)
+    assert set(rows.ravel()) == set(range(6))
+    tasks, seeds = rows.reshape(500, 2, 3) % 3, rows.reshape(500, 2, 3) // 3
+    assert (tasks[:, 0] == tasks[:, 1]).all()
+    assert (seeds == seeds[:, :, :1]).all()
+    assert {tuple(s) for s in seeds[:, :, 0]} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert (resample(2, 3, 500, seed=0) == rows).all()
+    assert (resample(2, 3, 500, seed=1) != rows).any()
+    counts = np.bincount(tasks[:, 0].ravel())  # 1500 draws of 3: 500 each, standard deviation 18
     assert abs(counts - 500).max() < 80
 
 
@@ -47,10 +50,17 @@ def test_interval_of_a_mean_has_the_width_of_theory():
     assert estimate.high == pytest.approx(0.098, abs=0.008)
 
 
-def test_strata_that_do_not_vary_give_an_interval_without_width():
-    # between the two seeds lies 10, but within each seed all tasks are equal: nothing is drawn anew
+def test_more_seeds_in_the_same_tasks_are_not_more_tasks():
+    # three seeds that do exactly the same leave the interval of one: what varies are the tasks
+    values = np.random.default_rng(0).normal(size=(100, 1))
+    (one,), (three,) = interval(mean, [values], num=4000), interval(mean, [values] * 3, num=4000)
+    assert three.high - three.low == pytest.approx(one.high - one.low, rel=0.05)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    # two seeds, in all tasks 0 and 10: a sample holds one of them twice or both, so its mean is 0, 5 or 10
     (estimate,) = interval(mean, [np.zeros((4, 1)), np.full((4, 1), 10.0)])
-    assert estimate == (5.0, 5.0, 5.0)
+    assert estimate == (5.0, 0.0, 10.0)
 
 
 def test_columns_are_drawn_together():
