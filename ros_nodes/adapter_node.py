@@ -1,5 +1,6 @@
 """adapter: the Adapter of one meta-parameters file on a robot. It is never told the task, and knows no simulator.
 
+It adapts in its executor's thread by decision: the robot is at rest between episodes, and nothing that comes meanwhile may overtake it.
 Subscribes `events` (from the task node), the robot's joint states, `seen/BODY`, `executed` (what the safety node let through).
 Publishes `~/command` (JointTrajectory, stamped like the event that it answers), `~/action`, `~/status`.
 Parameters: meta_parameters (a file, or zoo:TASK/ALGORITHM), robot (the file must be for it).

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import signal
 import sys
@@ -88,7 +89,7 @@ def show(demo: Demo, choice: Arm, console: Console) -> dict[str, Any]:
     console.print(f"Miss: {_cm(first)} in the first {board.kind}, {_cm(last)} in the last.")
     return {
         **{f.name: getattr(choice, f.name) for f in fields(choice)}, "task_id": hidden.ids[0], "description": hidden.describe(0),
-        "miss_m": board.miss, "return": board.returns,
+        "miss_m": [miss if math.isfinite(miss) else None for miss in board.miss], "return": board.returns,
     }  # fmt: skip
 
 
@@ -96,7 +97,7 @@ class Board:
     """The table of episodes: redrawn on a terminal, line by line elsewhere.
 
     Attributes:
-        miss: m, at the end of each episode so far.
+        miss: m, at the end of each episode so far; NaN where the task does not say.
         returns: of each.
         kind: what an episode is called.
     """
@@ -123,7 +124,8 @@ class Board:
     def _row(self, k: int) -> list[str]:
         if k >= len(self.miss):
             return [str(k + 1), "…", "", ""]
-        return [str(k + 1), _cm(self.miss[k]), f"{self.returns[k]:.2f}", "█" * round(100 * self.miss[k])]
+        bar = "█" * round(100 * self.miss[k]) if math.isfinite(self.miss[k]) else ""
+        return [str(k + 1), _cm(self.miss[k]), f"{self.returns[k]:.2f}", bar]
 
     def _table(self) -> Table:
         table = Table(self.kind, "miss", "return", "", caption=None if self.miss else "sim, safety, adapter and task are starting")
@@ -175,7 +177,7 @@ class Listener:
 
 
 def _cm(metres: float) -> str:
-    return f"{100 * metres:.1f} cm"
+    return f"{100 * metres:.1f} cm" if math.isfinite(metres) else "unknown"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ class Event(NamedTuple):
     """An episode begins (step 0), or a decision has its result (step 1, 2, ...).
 
     Attributes:
-        epoch: the trial; grows from one trial to the next, also when nodes are started anew.
+        epoch: the trial, by the ms of its beginning, which a double holds exactly; grows from one trial to the next, also when nodes are started anew.
         sequence: 0, 1, 2, ... within the epoch.
         episode: 0 ... K - 1.
         step: decisions taken in this episode.

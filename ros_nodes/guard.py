@@ -53,7 +53,8 @@ class Guard:
 
         Args:
             stamp: ns, of the measurement.
-            qpos, qvel: (J,) rad, rad/s.
+            qpos: (J,) rad.
+            qvel: (J,) rad/s.
             now: s, on the clock of `arrival`.
 
         Raises:

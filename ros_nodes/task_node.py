@@ -38,7 +38,7 @@ class TaskNode:
         self.node, self.finished = node, False
         torch.set_num_threads(1)
         self.task = tasks.make(runtime.parameter(node, "task", "arm_slide"))
-        self.referee = Referee(self.task, int(time.time()), runtime.parameter(node, "episodes", 0))
+        self.referee = Referee(self.task, time.time_ns() // 1_000_000, runtime.parameter(node, "episodes", 0))
         self.observers = runtime.parameter(node, "observers", 0)
         self.patience = runtime.parameter(node, "patience", 60.0)
         self.status = runtime.Status(node)

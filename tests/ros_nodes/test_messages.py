@@ -162,6 +162,8 @@ def test_points_that_are_not_equally_far_apart_cannot_be_simulated():
 def test_events_survive_the_way_there_and_back():
     event = Event(NOW // 10**9, 7, 1, 3, 0.25, False, True, 0.125, NOW)
     assert messages.to_event(messages.event_message(event)) == event
+    for epoch in (NOW // 10**6, NOW // 10**6 + 1):  # two trials 1 ms apart
+        assert messages.to_event(messages.event_message(event._replace(epoch=epoch))).epoch == epoch
     assert math.isnan(messages.to_event(messages.event_message(event._replace(error=math.nan))).error)
 
 

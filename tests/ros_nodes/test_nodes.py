@@ -2,6 +2,8 @@
 # ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
 
 import contextlib
+import io
+import itertools
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
@@ -26,6 +29,7 @@ from metarl import meta_parameters, robots, tasks
 from metarl.evaluate import Trace
 from metarl.rollout import collect
 from metarl.ros_nodes import demo, messages, runtime
+from metarl.ros_nodes.events import Event
 from metarl.ros_nodes.graph import PARENT_VARIABLE, Arm, Domain, Graph, NodeFailed, NodeSpec, arm
 from metarl.ros_nodes.guard import HOLD_TIME
 from metarl.ros_nodes.limits import Command
@@ -121,11 +125,14 @@ def test_a_trial_over_dds_is_the_trial_without(domain, files, name, simulator, e
     task = tasks.make(name)
     choice = Arm(files(name), name, simulator, index=3, episodes=episodes)
     topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "safety/status": (DiagnosticArray, runtime.LATCHED)}
+    before = time.time_ns() // 1_000_000
     with Ear(domain, topics) as ear, Graph(arm(choice, observers=1), domain) as graph:
         ear.until(lambda: graph.finished("task"), "the trial to end")
         ear.until(lambda: ear.last("safety/status").get("forwarded") == str(task.horizon * episodes), "the last command to be counted")
     events = [messages.to_event(m) for m in ear.heard["task/events"]]
     assert [e.sequence for e in events] == list(range(len(events)))
+    (epoch,) = {e.epoch for e in events}
+    assert before <= epoch <= time.time_ns() // 1_000_000  # in ms
     assert sum(e.begins for e in events) == sum(e.ends for e in events) == episodes
     found = [e for e in events if not e.begins]
     reward, error = without_ros(choice.meta_parameters, task, simulator, 3, episodes)
@@ -146,6 +153,11 @@ def message(command, names=ARM7.joint_names):
     return messages.command_message(command, names)
 
 
+def state(stamp):
+    """At rest at home."""
+    return messages.joint_state(ARM7.joint_names[::-1], HOME[::-1], np.zeros(7), stamp)
+
+
 @pytest.fixture
 def robot(domain):
     """robot(state_timeout): the safety node alone, and a test that plays both adapter and robot; gives the Ear and its joint states' mouth."""
@@ -159,8 +171,8 @@ def robot(domain):
     def make(state_timeout):
         safety = NodeSpec("safety", "safety_node", {"state_timeout": state_timeout}, {"command": "adapter/command"})
         with Graph((safety,), domain) as graph, Ear(domain, topics, {"adapter/command": JointTrajectory, ARM7.state_topic: JointState}) as ear:
-            state = messages.joint_state(ARM7.joint_names[::-1], HOME[::-1], np.zeros(7), 5)
-            timer = ear.node.create_timer(0.02, lambda: ear.mouth[ARM7.state_topic].publish(state))
+            stamps = itertools.count(5)
+            timer = ear.node.create_timer(0.02, lambda: ear.mouth[ARM7.state_topic].publish(state(next(stamps))))
             ear.until(lambda: graph.finished("safety") or ear.last("safety/status").get("ready") == "true", "the safety node to be ready")
             ear.until(lambda: ear.mouth["adapter/command"].get_subscription_count() == 1, "the safety node to listen")
             yield ear, timer
@@ -204,15 +216,34 @@ def test_nothing_outside_the_limits_reaches_the_controller(robot):
         assert {messages.to_stamp(m.header.stamp) for m in sent} == {0}  # controllers begin at once
 
 
-def test_without_joint_states_nothing_is_sent(robot):
+@pytest.mark.parametrize("repeats", [False, True])
+def test_without_new_joint_states_nothing_is_sent(robot, repeats):
+    """The driver falls silent, or says the same again and again."""
     with robot(state_timeout=0.2) as (ear, timer):
         timer.cancel()
+        if repeats:
+            ear.node.create_timer(0.02, lambda: ear.mouth[ARM7.state_topic].publish(state(10**9)))
         silent_since = time.monotonic()
-        ear.until(lambda: time.monotonic() > silent_since + 0.4, "the last joint state to grow old")
+        ear.until(lambda: time.monotonic() > silent_since + 1.0, "the last joint state to grow old")
         ear.mouth["adapter/command"].publish(message(trajectory(0.1, 3)))
         ear.until(lambda: ear.last("safety/status").get("stale_state") == "1", "the refusal to be told")
         assert "nothing was sent" in ear.last("safety/status")["message"]
         assert not ear.heard[ARM7.command_topic]
+
+
+def test_a_plan_that_no_joint_state_catches_up_with_is_refused(robot):
+    """The robot is measured all the time, but as it was before the plan; and states from long ago are told and not used."""
+    with robot(state_timeout=2.0) as (ear, _):
+        ear.mouth["adapter/command"].publish(message(trajectory(0.1, 10**12)))
+        ear.until(lambda: ear.heard["safety/executed"], "an answer")
+        held = messages.command_arrays(ear.heard["safety/executed"][0], ARM7.joint_names)
+        assert held.stamp == 10**12
+        assert np.array_equal(held.qpos, HOME[None])
+        ear.until(lambda: ear.last("safety/status").get("stale_state") == "1", "the refusal to be told")
+        assert "planned on what was seen at 1000000000000 ns" in ear.last("safety/status")["message"]
+        ear.mouth[ARM7.state_topic].publish(state(1))
+        ear.until(lambda: ear.last("safety/status").get("stale_state") == "2", "the old state to be told")
+        assert "joint state: stale_state: measured at 1 ns, after one of" in ear.last("safety/status")["message"]
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------------------------
@@ -285,6 +316,15 @@ def test_demo(tmp_path, files, capsys):
     shots = re.findall(r"shot (\d) +(\d+\.\d) cm", said)
     assert [(int(k), float(miss)) for k, miss in shots] == [(k + 1, pytest.approx(100 * m, abs=0.051)) for k, m in enumerate(found["miss_m"])]
     assert "weighs" in said  # the hidden task as a sentence
+
+
+def test_the_board_of_a_task_that_does_not_say_how_far_from_done():
+    said = io.StringIO()
+    board = demo.Board(tasks.make("arm_slide"), Console(file=said, width=80))
+    board.hear(Event(1, 1, 0, 1, 0.5, False, True, float("nan"), 1))
+    board.hear(Event(1, 2, 1, 0, 0.0, False, False, 0.2, 1))
+    board.hear(Event(1, 3, 1, 1, 0.25, False, True, 0.03, 1))
+    assert said.getvalue().splitlines() == ["shot 1 unknown 0.50 ", "shot 2 3.0 cm 0.25 ███"]
 
 
 @pytest.mark.parametrize(
