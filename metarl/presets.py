@@ -20,6 +20,12 @@ _RECURRENT: dict[str, Mapping[str, Any]] = {
 PRESETS: dict[tuple[str, str], Mapping[str, Any]] = {
     (algorithm, task): settings for algorithm in ("rl2", "robust", "oracle") for task, settings in _RECURRENT.items()
 }
+# a step after every single shot of one robot: many tasks, a small network, and step sizes that are meta-learned
+PRESETS["maml", "arm_slide"] = {
+    "num_tasks": 256, "num_robots": 1, "iterations": 80, "layers": (32,), "credit": "returns",
+    "learn_inner_lr": True, "action_scale": 0.3, "initial_std": 1.0,
+}  # fmt: skip
+PRESETS["maml", "point_navigation"] = {"iterations": 30}
 
 
 def config_for(algorithm: str, task: str) -> Any:
