@@ -7,6 +7,7 @@ from metarl import benchmark, cli, tasks
 from metarl.benchmark import Figure, in_turns, median_ratio
 from metarl.tasks.arm_reach import ArmReach
 from metarl.tasks.batched_env import BatchedEnv
+from metarl.tasks.point_navigation import PointNavigation
 
 
 def test_goals():
@@ -43,6 +44,7 @@ def tiny(monkeypatch, small_config):
     monkeypatch.setattr(benchmark, "NUM_THREADS", 1)
     monkeypatch.setattr(benchmark, "config_for", lambda algorithm, task: small_config(algorithm))
     monkeypatch.setattr(ArmReach, "horizon", 6)
+    monkeypatch.setattr(PointNavigation, "horizon", 6)
 
 
 def test_bare_physics_moves_the_same_model(tiny):
@@ -56,7 +58,7 @@ def test_bare_physics_moves_the_same_model(tiny):
     assert abs(batch.bind("qvel")).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["physics", "tasks", "iteration", "latency"])
+@pytest.mark.parametrize("name", ["physics", "tasks", "iteration", "latency", "maml"])
 def test_benchmarks_give_figures(tiny, name, tmp_path, capsys):
     cli.main(["benchmark", name, "--json", str(tmp_path / "figures.json")])
     written = json.loads((tmp_path / "figures.json").read_text())
