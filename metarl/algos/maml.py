@@ -139,10 +139,11 @@ class OuterProblem:
         self, policy: BatchedPolicy, config: MAMLConfig, vector: Tensor, alpha: Tensor, inner: Sequence[Segment], outer: Sequence[Segment]
     ) -> None:  # fmt: skip
         self.policy, self.config, self.alpha, self.inner, self.outer = policy, config, alpha, inner, outer
+        self.num_tasks = len(inner[0].obs)
         self.objective = ratio_objective if config.credit == "curvature" else log_prob_objective
         self.adaptation = self._adapt(vector, inner, create_graph=not config.first_order)
         self.sampled = [segment._replace(sampled=x) for segment, x in zip(inner, self.adaptation.log_probs, strict=True)]
-        self.thetas = self._playing(self.adaptation)
+        self.thetas = self.adaptation.thetas[-len(outer) :]
         outputs = [policy(theta, segment.obs) for theta, segment in zip(self.thetas, outer, strict=True)]
         self.old = [(mean.detach(), std.detach()) for mean, std in outputs]
         losses = [self._loss(new, old, segment) for new, old, segment in zip(outputs, self.old, outer, strict=True)]
@@ -150,16 +151,12 @@ class OuterProblem:
         jacobian = self._jacobian(self.adaptation.gradients)
         self.gradient = jacobian.pull([torch.autograd.grad(x, theta)[0] for x, theta in zip(losses, self.thetas, strict=True)])
 
-    @property
-    def num_tasks(self) -> int:
-        """M."""
-        return len(self.inner[0].obs)
-
     @torch.no_grad()
     def evaluate(self, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, and KL divergence between the adapted policies from the present meta-vector and those from another one."""
+        thetas = self._adapt(vector, self.sampled, create_graph=False).thetas[-len(self.outer) :]
         losses, kls = [], []
-        for theta, segment, old in zip(self._playing(self._adapt(vector, self.sampled, create_graph=False)), self.outer, self.old, strict=True):
+        for theta, segment, old in zip(thetas, self.outer, self.old, strict=True):
             new = self.policy(theta, segment.obs)
             losses.append(self._loss(new, old, segment))
             kls.append((kl_divergence(old, new) * segment.weight).sum() / self.num_tasks)
@@ -190,10 +187,6 @@ class OuterProblem:
         theta, log_alpha = vector[: self.policy.num_params], vector[self.policy.num_params :]
         alpha = log_alpha.exp() if self.config.learn_inner_lr else self.alpha
         return adapt(self.objective, self.policy, theta, alpha, segments, create_graph)
-
-    def _playing(self, adaptation: Adaptation) -> list[Tensor]:
-        """The parameters that the outer segments were played with."""
-        return adaptation.thetas[-len(self.outer) :]
 
     def _jacobian(self, curved: Sequence[Tensor]) -> Jacobian:
         return Jacobian(self.adaptation, [] if self.config.first_order else curved, self.config.learn_inner_lr)
