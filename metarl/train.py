@@ -121,10 +121,12 @@ def meta_train(
                     if progress.iteration % checkpoint_every == 0 or progress.iteration == config.iterations:
                         log.settle(row)
                         _save(run, complete, algorithm)
-        except KeyboardInterrupt:
+        except BaseException as reason:  # whatever ends it, the last complete iteration is not lost
             interrupts.ignore()
             algorithm.load_state_dict(complete["algorithm"])
             _save(run, complete, algorithm)
+            if not isinstance(reason, KeyboardInterrupt):
+                raise
             done = complete["progress"]["iteration"]
             raise KeyboardInterrupt(f"stopped; {done} of {config.iterations} iterations are saved in {run.out}, --resume continues there") from None
         finally:
