@@ -199,7 +199,7 @@ class BatchedEnv:
         self.readings, self.sensed, self.obs = readings, sensed, obs
 
     def _shaped(self, flat: Tensor) -> Tensor:
-        return flat.unflatten(0, (self.num_tasks, self.num_robots)).to(self.device)
+        return flat.view(self.num_tasks, self.num_robots, *flat.shape[1:]).to(self.device)
 
     def _raise_not_finite(self, reward: Tensor) -> None:
         bad = ~(reward.isfinite() & self.obs.isfinite().all(-1))
