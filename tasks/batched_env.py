@@ -76,6 +76,7 @@ class BatchedEnv:
     sensed: Readings
     obs: Tensor  # (N, O)
     active: Tensor  # (N,) bool: the episode is still running
+    late: tuple[Tensor, Tensor, int] | None  # whole ticks (N,) and parts (2, N, 1) of a tick by which commands are late, and the longest
     commands: list[Tensor]  # (N, J) each, latest first, as far back as the longest delay
 
     @property
@@ -97,6 +98,7 @@ class BatchedEnv:
         self.simulator.set_tasks(named)
         self.values: Values = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in named.items()}
         self.delay = self.task.command_delay(self.values)
+        self.late = None
         self.tasks, self.elapsed = tasks, -1
 
     @torch.no_grad()
@@ -174,14 +176,15 @@ class BatchedEnv:
         if self.delay is None:
             del self.commands[1:]
             return command
-        steps = self.delay / command.dt  # the late command, between the two that frame it
-        depth = int(steps.max().ceil()) + 1
+        if self.late is None:
+            steps = self.delay / command.dt  # the late command, between the two that frame it
+            whole = steps.floor().long()
+            self.late = whole, torch.stack([1 - (steps - whole), steps - whole]).unsqueeze(-1), int(steps.max().ceil()) + 1
+        whole, part, depth = self.late
         del self.commands[depth + 1 :]
         history = torch.stack(self.commands + [self.commands[-1]] * (depth + 1 - len(self.commands)))
-        whole = steps.floor().long()
-        part = (steps - whole).unsqueeze(-1)
         rows = torch.arange(self.num_sims)
-        late = history[whole, rows] * (1 - part) + history[(whole + 1).clamp(max=depth), rows] * part
+        late = history[whole, rows] * part[0] + history[(whole + 1).clamp(max=depth), rows] * part[1]
         return JointTrajectory(late.unsqueeze(1), command.qvel, command.dt)
 
     def _take(self, measured: Readings, last_action: Tensor, held: Tensor | None = None) -> None:

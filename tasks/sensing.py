@@ -18,6 +18,7 @@ def hand_eye(pos: Tensor, yaw: Tensor, shift: Tensor, pivot: tuple[float, float,
     Returns:
         (..., 3) m, base frame as the robot believes it.
     """
-    x, y, z = (pos - pos.new_tensor(pivot)).unbind(-1)
+    centre = pos.new_tensor(pivot)
+    x, y, z = (pos - centre).unbind(-1)
     cos, sin = yaw.cos(), yaw.sin()
-    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], -1) + pos.new_tensor(pivot) + shift
+    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], -1) + centre + shift
