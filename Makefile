@@ -3,7 +3,7 @@
 #   make test    checks and tests, as the continuous integration runs them
 #   make check   format, lint and types alone
 #   make learn   the slow tests: does each algorithm learn?
-#   make bench   speed, printed and written to benchmarks/results.json
+#   make bench   speed, printed and written to runs/benchmark.json
 
 # the first that fits is taken; another one: make PYTHON=/usr/bin/python3.12 demo
 PYTHON ?= python3.11 python3 python3.12 python3.13
@@ -30,7 +30,7 @@ learn: $(VENV)/.for-test
 	$(BIN)/python -m pytest -m learn
 
 bench: $(VENV)/.for-demo
-	$(BIN)/metarl benchmark --json benchmarks/results.json
+	$(BIN)/metarl benchmark --json runs/benchmark.json
 
 $(VENV)/.for-demo: pyproject.toml setup.py constraints.txt | $(BIN)/pip
 	@echo "Installing metarl with its simulators and ROS 2 into $(VENV) (about two minutes)"
