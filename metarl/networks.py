@@ -62,17 +62,17 @@ class Normalizer(nn.Module):
 
 
 class GaussianPolicy(nn.Module):
-    """Gaussian over actions with a mean from features (..., F) and a learned standard deviation, the same everywhere."""
+    """Gaussian over actions with a mean from features (..., F) and a standard deviation min_std + exp(s), s learned, the same everywhere."""
 
     def __init__(self, num_features: int, hidden: Sequence[int], action_size: int, std: float, min_std: float = 0.05) -> None:
         super().__init__()
         self.mean = mlp([num_features, *hidden, action_size], last_gain=0.01)
-        self.log_std = nn.Parameter(torch.full((action_size,), math.log(std)))
-        self.min_log_std = math.log(min_std)
+        self.log_std = nn.Parameter(torch.full((action_size,), math.log(std - min_std)))
+        self.min_std = min_std
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (..., A) and log standard deviation (A,)."""
-        return self.mean(features), self.log_std.clamp(min=self.min_log_std)
+        return self.mean(features), (self.min_std + self.log_std.exp()).log()
 
 
 def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from metarl import ppo
 from metarl.algorithm import MetaRLAlgorithm
+from metarl.gru import unroll
 from metarl.networks import GaussianPolicy, Normalizer, gaussian_entropy, gaussian_log_prob, mlp
 from metarl.returns import gae
 from metarl.rollout import Rollout
@@ -73,7 +74,7 @@ class RL2Config:
 class Batch(NamedTuple):
     """Trials as N sequences of T decisions, the valid ones first, in order: held steps never reach a network."""
 
-    obs: Tensor  # (N, T, O)
+    obs: Tensor  # (N, T, O) normalised
     action: Tensor  # (N, T, A)
     transition: Tensor  # (N, T, I) what the memory takes in
     reward: Tensor  # (N, T)
@@ -104,9 +105,9 @@ class Network(nn.Module):
         return torch.cat([self.normalizer(next_obs), action.clamp(-1, 1), *signals, *told], -1)
 
     def act(self, obs: Tensor, hidden: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (..., A) and log standard deviation (A,) of the action at observations (..., O) and hidden states (..., L)."""
+        """Mean (..., A) and log standard deviation (A,) of the action at normalised observations (..., O) and hidden states (..., L)."""
         told = [task] if self.privileged else []
-        mean, log_std = self.policy(torch.cat([self.normalizer(obs), hidden, *told], -1))
+        mean, log_std = self.policy(torch.cat([obs, hidden, *told], -1))
         return mean, log_std
 
 
@@ -126,7 +127,8 @@ class RecurrentAdapter:
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
         """Actions (M, R, A) for observations (M, R, O)."""
-        mean, log_std = self.network.act(obs.to(self.hidden.device), self.hidden[0].unflatten(0, self.shape), self.task)
+        seen = self.network.normalizer(obs.to(self.hidden.device))
+        mean, log_std = self.network.act(seen, self.hidden[0].unflatten(0, self.shape), self.task)
         if explore:
             mean = mean + log_std.exp() * self.algorithm.noise(mean)
         return mean.to(obs.device)
@@ -214,18 +216,26 @@ class RL2(MetaRLAlgorithm):
         next_obs, action, reward = sequence(rollout.next_obs), sequence(rollout.action), sequence(rollout.reward)
         terminated, truncated = sequence(rollout.terminated), sequence(rollout.truncated)
         transition = self.network.transition(next_obs, action, reward, terminated, truncated, task)
-        return Batch(sequence(rollout.obs), action, transition, reward, terminated | truncated, sequence(rollout.valid), left.unsqueeze(-1), task)
+        return Batch(
+            self.network.normalizer(sequence(rollout.obs)),
+            action,
+            transition,
+            reward,
+            terminated | truncated,
+            sequence(rollout.valid),
+            left.unsqueeze(-1),
+            task,
+        )
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities (N, T), normalised values (N, T) and the policy's entropy, of what was done."""
         network = self.network
         if self.remembers:
-            after = network.memory(batch.transition)[0]
-            hidden = torch.cat([torch.zeros_like(after[:, :1]), after[:, :-1]], 1)  # the policy acts on what was known before
+            hidden = unroll(network.memory, batch.transition[:, :-1])  # the policy acts on what was known before
         else:
             hidden = batch.obs.new_zeros(*batch.obs.shape[:2], self.config.hidden_size)
         mean, log_std = network.act(batch.obs, hidden, batch.task)
-        value = network.value(torch.cat([network.normalizer(batch.obs), hidden, batch.task, batch.time_left], -1)).squeeze(-1)
+        value = network.value(torch.cat([batch.obs, hidden, batch.task, batch.time_left], -1)).squeeze(-1)
         return gaussian_log_prob(batch.action, mean, log_std), value, gaussian_entropy(log_std)
 
     def advantages(self, batch: Batch, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,7 +273,7 @@ class RL2(MetaRLAlgorithm):
                 kls.append(float(logs["kl"]))
             if sum(kls) / len(kls) > cfg.max_kl:
                 break
-        std = float(self.network.policy.log_std.detach().exp().mean())
+        std = float((self.network.policy.min_std + self.network.policy.log_std.detach().exp()).mean())
         return {name: float(x.detach()) for name, x in logs.items()} | {"epochs": epochs, "action_std": std}
 
     def _schedule(self) -> None:
