@@ -25,8 +25,8 @@ def unroll(gru: nn.GRU, x: Tensor) -> Tensor:
     if x.device.type != "cpu":  # elsewhere torch's own is one kernel
         after: Tensor = gru(x)[0]
         return torch.cat([after.new_zeros(len(x), 1, gru.hidden_size), after], 1)
-    inputs = nn.functional.linear(x.transpose(0, 1), gru.weight_ih_l0, gru.bias_ih_l0)
-    states: Tensor = _Unrolled.apply(inputs, gru.weight_hh_l0, gru.bias_hh_l0)
+    weight_ih, weight_hh, bias_ih, bias_hh = gru.parameters()
+    states: Tensor = _Unrolled.apply(nn.functional.linear(x.transpose(0, 1), weight_ih, bias_ih), weight_hh, bias_hh)  # type: ignore[no-untyped-call]
     return states.transpose(0, 1)
 
 

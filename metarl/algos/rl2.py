@@ -230,10 +230,8 @@ class RL2(MetaRLAlgorithm):
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities (N, T), normalised values (N, T) and the policy's entropy, of what was done."""
         network = self.network
-        if self.remembers:
-            hidden = unroll(network.memory, batch.transition[:, :-1])  # the policy acts on what was known before
-        else:
-            hidden = batch.obs.new_zeros(*batch.obs.shape[:2], self.config.hidden_size)
+        # the policy acts on what was known before
+        hidden = unroll(network.memory, batch.transition[:, :-1]) if self.remembers else batch.obs.new_zeros(*batch.obs.shape[:2], self.config.hidden_size)
         mean, log_std = network.act(batch.obs, hidden, batch.task)
         value = network.value(torch.cat([batch.obs, hidden, batch.task, batch.time_left], -1)).squeeze(-1)
         return gaussian_log_prob(batch.action, mean, log_std), value, gaussian_entropy(log_std)
