@@ -37,18 +37,12 @@ def measure(task: str) -> list[Evaluation]:
     for simulator in tasks.make(task).simulators:
         for split in SPLITS[simulator]:
             print(f"{task}, {split}, {simulator}: {len(files)} files", flush=True)
-            arguments = (robust, oracle, split, simulator, NUM_TASKS[simulator], robots_that_share(files))
+            arguments = (robust, oracle, split, simulator, NUM_TASKS[simulator])
             done.append(evaluate(files, *arguments, threads=2))
             for variant in VARIANTS.get(task, ()):
                 seeds = sorted(SEEDS.glob(f"{task}_{variant}_seed*.safetensors"))
                 done[-1].outcomes[variant] = next(o for o in evaluate(seeds, *arguments, threads=2).outcomes.values() if o.files)
     return done
-
-
-def robots_that_share(files: list[Path]) -> int:
-    """As many copies of a task as the inner steps of a gradient-based algorithm were trained on; 1 for the others."""
-    algorithms = [meta_parameters.load(f) for f in files]
-    return max((a.config.num_robots for a in algorithms if a.noise_to_adapt), default=1)
 
 
 def markdown(evaluation: Evaluation) -> str:

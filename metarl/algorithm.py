@@ -60,6 +60,7 @@ class MetaRLAlgorithm(ABC):
 
     Config: ClassVar[type[Any]]
     privileged: ClassVar[bool] = False  # its adapter is told the task (`Privileged`)
+    pools_robots: ClassVar[bool] = False  # the copies of a task are one learner, which learns from all of them together
     noise_to_adapt: ClassVar[bool] = False  # it learns from varied actions, so evaluation and robots let it explore as well
 
     def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: Any, seed: int = 0) -> None:

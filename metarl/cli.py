@@ -100,7 +100,7 @@ class Train(Command):
     simulator: str = ""
     """By default the first one of the task."""
     threads: int = 1
-    """Of the physics, and of torch in the outer step."""
+    """Of the physics, and of torch in the outer step; a training that is resumed on another number is equal up to rounding."""
     device: str = "cpu"
     """cpu, cuda, or auto for a GPU where there is one."""
     checkpoint_every: int = 25
@@ -139,8 +139,8 @@ class Evaluate(Command):
     """mujoco, pybullet or analytic; by default the first one of the task."""
     num_tasks: int = 64
     """Tasks."""
-    num_robots: int = 1
-    """Copies of each task; a gradient-based algorithm learns from all of them together."""
+    num_robots: Annotated[int | None, arg(metavar="INT")] = None
+    """Copies of each task; by default one, or as many as a gradient-based algorithm was trained to learn from together."""
     episodes: Annotated[int | None, arg(metavar="INT")] = None
     """Of a trial; by default the task's."""
     seed: int = 0
@@ -193,10 +193,9 @@ class Demo(Command):
         if self.film:
             prepare_video()
         console.rule("MuJoCo: five strikes at objects that the arm has never met")
-        evaluation = evaluate_files((DEMO_FILE,), (), (), "iid", DEMO_SIMULATOR, self.num_tasks, 1, None, 0, 0, console)
+        evaluation = evaluate_files((DEMO_FILE,), (), (), "iid", DEMO_SIMULATOR, self.num_tasks, None, None, 0, 0, console)
         report(evaluation, console, self.out / "adaptation.png", self.out / "scores.json")
-        if self.json:
-            self.json.write_text(evaluation.to_json())
+        write_json(self.json, json.loads(evaluation.to_json()))
         if self.film:
             from metarl.video import film
 
@@ -231,7 +230,7 @@ def plain_console() -> Console:
 
 
 def evaluate_files(
-    files: Sequence[str], robust: Sequence[str], oracle: Sequence[str], split: str, simulator: str, num_tasks: int, num_robots: int,
+    files: Sequence[str], robust: Sequence[str], oracle: Sequence[str], split: str, simulator: str, num_tasks: int, num_robots: int | None,
     episodes: int | None, seed: int, threads: int, console: Console,
 ) -> Evaluation:  # fmt: skip
     """The protocol, with references from the zoo where none are given."""
@@ -335,7 +334,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except EXPECTED_ERRORS as error:
         if "--debug" in args:
             raise
-        print(f"metarl: {error}", file=sys.stderr)
+        print(f"metarl: {error}\n(--debug shows where this was found)", file=sys.stderr)
         sys.exit(2)
 
 

@@ -21,13 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl import meta_parameters, tasks
+from metarl import algos, meta_parameters, tasks
 from metarl.algorithm import Adapter
 from metarl.rollout import collect
 from metarl.statistics import Array, Estimate, interval, iqm
 from metarl.tasks.batched_env import BatchedEnv, Step
 from metarl.tasks.parameters import TaskBatch
-from metarl.tasks.task import Task
 
 REFERENCES = ("random", "robust", "oracle")
 
@@ -43,7 +42,7 @@ class Trace:
     def __init__(self, env: BatchedEnv, episodes: int | None = None) -> None:
         self._env = env
         shape = (env.num_tasks, env.num_robots, env.spec.episodes_per_trial if episodes is None else episodes)
-        has_error = type(env.task).error is not Task.error
+        has_error = env.task.has_error
         self.error: Tensor | None = torch.zeros(*shape, env.spec.horizon) if has_error else None
         self.success = torch.zeros(shape, dtype=torch.bool)
 
@@ -166,7 +165,7 @@ def evaluate(
     split: str = "iid",
     simulator: str = "",
     num_tasks: int = 64,
-    num_robots: int = 1,
+    num_robots: int | None = None,
     episodes: int | None = None,
     seed: int = 0,
     threads: int = 1,
@@ -181,7 +180,8 @@ def evaluate(
         split: "train", "iid", "ood_near" or "ood_far".
         simulator: "" takes the task's first.
         num_tasks: M.
-        num_robots: R, copies of each task: one learner each, or, in gradient-based algorithms, more data for each inner step.
+        num_robots: R, copies of each task: one learner each, or, in gradient-based algorithms, more data for each inner step. By default
+            as many as such an algorithm was trained with, and 1 for the others.
         episodes: K; by default the task's.
         seed: of tasks, start poses and random actions.
         threads: of the simulator.
@@ -192,6 +192,7 @@ def evaluate(
     """
     groups = _groups([*files, *robust, *oracle])
     task = tasks.make(_only_task(groups))
+    num_robots = _robots_that_share(groups) if num_robots is None else num_robots
     env = BatchedEnv(task, num_tasks, num_robots, simulator, threads, seed)
     batch = task.sample(num_tasks, split, seed)
     episodes = task.episodes_per_trial if episodes is None else episodes
@@ -315,6 +316,11 @@ def _groups(paths: Sequence[str | Path]) -> dict[str, dict[str | Path, meta_para
         about = meta_parameters.read(path)[0]
         groups.setdefault(about.algorithm, {})[path] = about
     return groups
+
+
+def _robots_that_share(groups: dict[str, dict[str | Path, meta_parameters.Metadata]]) -> int:
+    """How many copies of a task the algorithms that pool their experience were trained with; 1 where each learns alone."""
+    return max((about.config["num_robots"] for name, paths in groups.items() if algos.load(name).pools_robots for about in paths.values()), default=1)
 
 
 def _only_task(groups: dict[str, dict[str | Path, meta_parameters.Metadata]]) -> str:

@@ -61,7 +61,7 @@ class Metadata:
 # ---- meta-parameters --------------------------------------------------------------------------------------------------------
 
 
-def save(path: str | Path, algorithm: MetaRLAlgorithm, name: str, env_steps: int, command: str = "") -> None:
+def save(path: str | Path, algorithm: MetaRLAlgorithm, name: str, env_steps: int, command: str = "", commit: str = "") -> None:
     """Write all that crosses to the robot.
 
     Args:
@@ -70,6 +70,7 @@ def save(path: str | Path, algorithm: MetaRLAlgorithm, name: str, env_steps: int
         name: the algorithm's name in `metarl.algos`.
         env_steps: decisions that were taken in training.
         command: that trained it.
+        commit: of the code that trained it; by default the present one.
 
     Raises:
         ValueError: a meta-parameter is not finite.
@@ -77,7 +78,7 @@ def save(path: str | Path, algorithm: MetaRLAlgorithm, name: str, env_steps: int
     """
     tensors = _plain(algorithm.meta_parameters())
     _check_finite(tensors, "the meta-parameters to be saved")
-    about = Metadata(FORMAT, name, asdict(algorithm.config), algorithm.spec, algorithm.seed, git_commit(), env_steps, command, metarl.__version__)
+    about = Metadata(FORMAT, name, asdict(algorithm.config), algorithm.spec, algorithm.seed, commit or git_commit(), env_steps, command, metarl.__version__)
     text = json.dumps({**asdict(about), "spec": about.spec.to_dict()}, sort_keys=True)
     write_atomically(Path(path), safetensors.torch.save(tensors, {KEY: text}))
 

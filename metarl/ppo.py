@@ -5,17 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of x where mask; 0 where nothing is."""
-    return (x * mask).sum() / mask.sum().clamp(min=1)
-
-
-def normalise(advantage: Tensor, mask: Tensor) -> Tensor:
-    """Advantages with mean 0 and variance 1 over the valid entries."""
-    mean = masked_mean(advantage, mask)
-    var = masked_mean((advantage - mean) ** 2, mask)
-    return (advantage - mean) * (var + 1e-8).rsqrt() * mask
+from metarl.returns import masked_mean
 
 
 def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> Tensor:

@@ -34,13 +34,15 @@ def discounted_returns(reward: Tensor, ended: Tensor, discount: float) -> Tensor
     return gae(reward, zero, zero, ended, ended, discount, 1.0)
 
 
-def masked_mean(x: Tensor, mask: Tensor, dim: tuple[int, ...]) -> Tensor:
-    """Mean of x where mask (broadcast against x) over the axes `dim`, which are kept with size 1; 0 where nothing is."""
+def masked_mean(x: Tensor, mask: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+    """Mean of x where mask (broadcast against x) over the axes `dim`, which are kept with size 1, or over all, a scalar; 0 where nothing is."""
     weight = mask.to(x.dtype)
+    if dim is None:
+        return (x * weight).sum() / weight.sum().clamp(min=1)
     return (x * weight).sum(dim, keepdim=True) / weight.sum(dim, keepdim=True).clamp(min=1)
 
 
-def normalise(x: Tensor, mask: Tensor, dim: tuple[int, ...], epsilon: float = 1e-8) -> Tensor:
-    """Entries with mean 0 and variance 1 over the masked entries of the axes `dim`; 0 outside of the mask."""
+def normalise(x: Tensor, mask: Tensor, dim: tuple[int, ...] | None = None, epsilon: float = 1e-8) -> Tensor:
+    """Entries with mean 0 and variance 1 over the masked entries of the axes `dim`, or of all; 0 outside of the mask."""
     centred = x - masked_mean(x, mask, dim)
     return centred * (masked_mean(centred**2, mask, dim) + epsilon).rsqrt() * mask

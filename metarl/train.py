@@ -8,8 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -20,7 +20,7 @@ from rich.console import Console
 from metarl import algos, meta_parameters, tasks
 from metarl.algorithm import MetaRLAlgorithm
 from metarl.evaluate import Trace
-from metarl.log import TrainingLog
+from metarl.log import CSV_NAME, TrainingLog
 from metarl.rollout import Rollout, collect
 from metarl.tasks.batched_env import BatchedEnv
 
@@ -55,16 +55,28 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What must be equal for a training to be continued, by name."""
         config = {f"config.{k}": v for k, v in asdict(self.config).items() if k != "iterations"}
-        return {"algorithm": self.algorithm, "task": self.task, "seed": self.seed, "simulator": self.simulator, **config}
+        version = tasks.make(self.task).version
+        return {"algorithm": self.algorithm, "task": self.task, "task_version": version, "seed": self.seed, "simulator": self.simulator, **config}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Progress:
-    """How far a training has come."""
+    """How far a training has come, and by what: the commands that continued it with other settings behind the first one, and the code's commit."""
 
     iteration: int = 0
     env_steps: int = 0
     seconds: float = 0.0
+    command: str = ""
+    commit: str = ""
+
+    def after(self, env_steps: int, seconds: float) -> Progress:
+        """One iteration later."""
+        return replace(self, iteration=self.iteration + 1, env_steps=self.env_steps + env_steps, seconds=self.seconds + seconds)
+
+    def resumed(self, command: str) -> Progress:
+        """Continued by another command; the same one with --resume says nothing new."""
+        known = command.replace(" --resume", "") in self.command.split(" && ") or command in self.command.split(" && ")
+        return self if known or not command else replace(self, command=f"{self.command} && {command}", commit=meta_parameters.git_commit())
 
 
 def meta_train(
@@ -89,14 +101,18 @@ def meta_train(
     """
     config, num_tasks, num_robots = run.config, run.config.num_tasks, run.config.num_robots
     meta_parameters.check_writable(run.result)
+    if not resume:
+        _refuse_to_overwrite(run)
     torch.manual_seed(run.seed)
     task = tasks.make(run.task)
     algorithm = algos.load(run.algorithm)(task.spec, task.params, config, run.seed).to(choose_device(device))
-    env = BatchedEnv(task, num_tasks, num_robots, run.simulator, threads, run.seed, choose_device(device))
-    progress = _restore(run, algorithm, env) if resume else _begin(run)
-    complete = _snapshot(run, progress, algorithm, env)
-    _save(run, complete, algorithm)
-    with TrainingLog(run.out, f"{run.algorithm} on {run.task}", progress.iteration, config.iterations, console) as log, Interrupts() as interrupts:
+    with ExitStack() as stack:
+        env = stack.enter_context(closing(BatchedEnv(task, num_tasks, num_robots, run.simulator, threads, run.seed, choose_device(device))))
+        progress = _restore(run, algorithm, env) if resume else Progress(command=run.command, commit=meta_parameters.git_commit())
+        complete = _snapshot(run, progress, algorithm, env)
+        _save(run, complete, algorithm)
+        log = stack.enter_context(TrainingLog(run.out, f"{run.algorithm} on {run.task}", progress.iteration, config.iterations, console))
+        interrupts = stack.enter_context(Interrupts())
         try:
             for iteration in range(progress.iteration, config.iterations):
                 began, trace = time.perf_counter(), Trace(env)
@@ -107,7 +123,7 @@ def meta_train(
                 metrics = algorithm.meta_update(rollout)
                 _check_finite(metrics, iteration, run)
                 with interrupts.held():  # from here on the iteration is complete
-                    progress = Progress(iteration + 1, progress.env_steps + rollout.env_steps, progress.seconds + time.perf_counter() - began)
+                    progress = progress.after(rollout.env_steps, time.perf_counter() - began)
                     complete = _snapshot(run, progress, algorithm, env)
                     row = {
                         "iteration": iteration,
@@ -129,8 +145,6 @@ def meta_train(
                 raise
             done = complete["progress"]["iteration"]
             raise KeyboardInterrupt(f"stopped; {done} of {config.iterations} iterations are saved in {run.out}, --resume continues there") from None
-        finally:
-            env.close()
     return run.result
 
 
@@ -166,10 +180,10 @@ def _snapshot(run: Run, progress: Progress, algorithm: MetaRLAlgorithm, env: Bat
     return copy.deepcopy({"run": run.identity(), "progress": asdict(progress), **parts})
 
 
-def _begin(run: Run) -> Progress:
-    if (run.out / STATE_NAME).exists():
-        raise ValueError(f"{run.out} already holds a training: continue it with --resume, or choose another --out")
-    return Progress()
+def _refuse_to_overwrite(run: Run) -> None:
+    for name in (STATE_NAME, CSV_NAME):
+        if (run.out / name).exists():
+            raise ValueError(f"{run.out} already holds a {name}: continue that training with --resume, or choose another --out")
 
 
 def _restore(run: Run, algorithm: MetaRLAlgorithm, env: BatchedEnv) -> Progress:
@@ -184,12 +198,13 @@ def _restore(run: Run, algorithm: MetaRLAlgorithm, env: BatchedEnv) -> Progress:
     algorithm.load_state_dict(state["algorithm"])
     env.load_state_dict(state["env"])
     torch.set_rng_state(state["torch_rng"])
-    return Progress(**state["progress"])
+    return Progress(**state["progress"]).resumed(run.command)
 
 
 def _save(run: Run, complete: dict[str, Any], algorithm: MetaRLAlgorithm) -> None:
     """Checkpoint and meta-parameters; `complete` must be the algorithm's present state."""
-    meta_parameters.save(run.result, algorithm, run.algorithm, complete["progress"]["env_steps"], run.command)
+    done = Progress(**complete["progress"])
+    meta_parameters.save(run.result, algorithm, run.algorithm, done.env_steps, done.command, done.commit)
     meta_parameters.save_state(run.out / STATE_NAME, complete)
 
 

@@ -121,7 +121,7 @@ class Film:
     def __init__(self, env: BatchedEnv, title: str, write: Callable[[Picture], None], size: tuple[int, int]) -> None:
         self._env, self._title, self._write, self._size = env, title, write, size
         self._unit, self._scale = unit_and_scale(env.task.error_unit)
-        self._has_error = type(env.task).error is not Task.error
+        self._has_error = env.task.has_error
         self._font = ImageFont.load_default(size[1] // 24)
         self._ended: list[str] = []
         self._last: Picture | None = None

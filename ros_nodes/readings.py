@@ -18,7 +18,7 @@ class _Probe(Readings):
     """Readings that come into being when a task's function asks for them."""
 
     def __init__(self, task: Task) -> None:
-        super().__init__(qpos=torch.tensor(task.robot.home_qpos))
+        super().__init__(qpos=torch.tensor(task.arm.home_qpos))
         self._task = task
 
     def __missing__(self, name: str) -> Tensor:
@@ -33,7 +33,7 @@ def size(task: Task, name: str) -> int:
         ValueError: no robot can measure a reading of that name.
     """
     if name in ("qpos", "qvel", "command_qpos"):
-        return task.robot.num_joints
+        return task.arm.num_joints
     if name == "last_action":
         return task.spec.action_size
     body, _, part = name.rpartition("_")
@@ -62,7 +62,7 @@ def needed_to_judge(task: Task) -> tuple[str, ...]:
 
 def error(task: Task, readings: Readings) -> float:
     """How far from done, in the task's unit; NaN where the task does not say."""
-    return float("nan") if type(task).error is Task.error else float(task.error(readings).reshape(-1)[0])
+    return float(task.error(readings).reshape(-1)[0]) if task.has_error else float("nan")
 
 
 def bodies(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
@@ -94,7 +94,7 @@ def complete(task: Task, names: tuple[str, ...], measured: Readings) -> Readings
             raise Rejected("not_finite", f"reading {name} is {value.tolist()}")
     readings = {name: value.unsqueeze(0) for name, value in measured.items()}
     if set(names) & set(FROM_JOINTS):
-        frame, jac = jacobian(task.robot, readings["qpos"])
+        frame, jac = jacobian(task.arm, readings["qpos"])
         readings["tool_pos"] = frame[..., :3, 3]
         if "tool_linvel" in names:
             readings["tool_linvel"] = (jac[..., :3, :] @ readings["qvel"].unsqueeze(-1)).squeeze(-1)

@@ -275,6 +275,7 @@ class MAML(MetaRLAlgorithm):
 
     Config = MAMLConfig
     config: MAMLConfig
+    pools_robots: ClassVar[bool] = True
     noise_to_adapt: ClassVar[bool] = True
 
     def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: MAMLConfig, seed: int = 0) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from metarl import ppo
 from metarl.networks import GaussianPolicy, Normalizer, gaussian_entropy, gaussian_log_prob
+from metarl.returns import masked_mean, normalise
 
 
 def test_normalizer_has_the_mean_and_variance_of_all_it_was_shown():
@@ -63,9 +64,9 @@ def test_clipping_never_hides_a_loss():
 
 def test_masked_entries_do_not_count():
     mask = torch.tensor([1.0, 1.0, 0.0])
-    advantage = ppo.normalise(torch.tensor([1.0, 3.0, 1e6]), mask)
+    advantage = normalise(torch.tensor([1.0, 3.0, 1e6]), mask)
     torch.testing.assert_close(advantage, torch.tensor([-1.0, 1.0, 0.0]))
-    assert float(ppo.masked_mean(torch.tensor([1.0, 3.0, 7.0]), mask)) == 2.0
+    assert float(masked_mean(torch.tensor([1.0, 3.0, 7.0]), mask)) == 2.0
 
 
 def test_approximate_kl_is_zero_only_at_the_old_policy():

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from metarl import meta_parameters
+from metarl import meta_parameters, train
 from metarl.algos.rl2 import RL2
 from metarl.log import CSV_NAME, TrainingLog, cut_csv
 from metarl.train import STATE_NAME, Run, choose_device, meta_train
@@ -89,7 +90,6 @@ def test_what_a_training_leaves(run):
 
 @pytest.mark.usefixtures("short_episodes")
 def test_logged_errors_are_those_at_the_end_of_each_episode(run, monkeypatch):
-    from metarl import train
 
     seen = []
     original = train.collect
@@ -209,10 +209,10 @@ def test_metrics_that_are_not_finite_stop_the_training_and_keep_the_checkpoint(r
 
 
 @pytest.mark.usefixtures("short_episodes")
-def test_a_folder_with_a_training_is_never_overwritten_and_never_continued_with_other_settings(run, small_config):
+def test_a_folder_with_a_training_is_never_overwritten_and_never_continued_with_other_settings(run, small_config, tmp_path):
     meta_train(run, console=SILENT)
     before = (run.out / STATE_NAME).read_bytes()
-    with pytest.raises(ValueError, match="already holds a training: continue it with --resume"):
+    with pytest.raises(ValueError, match=r"already holds a checkpoint\.safetensors: continue that training with --resume"):
         meta_train(run, console=SILENT)
     other = Run("rl2", "point_navigation", small_config("rl2", clip=0.1, iterations=8), run.out, seed=4)
     with pytest.raises(ValueError, match=r"another one:\n  seed: found 3, expected 4\n  config.clip: found 0.2, expected 0.1$"):
@@ -221,6 +221,45 @@ def test_a_folder_with_a_training_is_never_overwritten_and_never_continued_with_
     longer = Run("rl2", "point_navigation", small_config("rl2", iterations=8), run.out, seed=3)
     meta_train(longer, resume=True, console=SILENT)
     assert [row["iteration"] for row in rows(run.out)] == [str(i) for i in range(8)]
+    other = tmp_path / "foreign"
+    other.mkdir()
+    (other / CSV_NAME).write_text("mine")
+    with pytest.raises(ValueError, match=r"already holds a progress\.csv"):
+        meta_train(Run("rl2", "point_navigation", run.config, other), console=SILENT)
+    assert (other / CSV_NAME).read_text() == "mine"
+
+
+@pytest.mark.usefixtures("short_episodes")
+@pytest.mark.parametrize(("algorithm", "task"), [("maml", "point_navigation"), ("rl2", "arm_slide"), ("robust", "point_navigation_semicircle")])
+def test_every_kind_of_training_resumes_bit_for_bit(algorithm, task, small_config, tmp_path, monkeypatch):
+    config = small_config(algorithm, iterations=3, num_robots=1)
+    whole, run = (Run(algorithm, task, config, tmp_path / name, seed=2, command="metarl train") for name in ("whole", "run"))
+    meta_train(whole, console=SILENT)
+    collect, calls = train.collect, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return collect(*args, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match="stopped; 1 of 3"):
+        patched.setattr(train, "collect", interrupted)
+        meta_train(run, console=SILENT)
+    torch.manual_seed(0)
+    meta_train(run, resume=True, console=SILENT)
+    assert_same_outcome(run.out, whole.out)
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_a_file_names_all_the_commands_that_made_it(run, small_config):
+    meta_train(run, console=SILENT)
+    again = dataclasses.replace(run, command=f"{run.command} --resume")
+    meta_train(again, resume=True, console=SILENT)
+    assert meta_parameters.read(run.result)[0].command == run.command
+    longer = dataclasses.replace(again, config=small_config("rl2", iterations=7), command=f"{again.command} --config.iterations 7")
+    meta_train(longer, resume=True, console=SILENT)
+    assert meta_parameters.read(run.result)[0].command == f"{run.command} && {run.command} --resume --config.iterations 7"
 
 
 def test_nothing_to_resume_and_nowhere_to_write(run, small_config):
