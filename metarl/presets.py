@@ -22,8 +22,8 @@ PRESETS: dict[tuple[str, str], Mapping[str, Any]] = {
 }
 # a step after every single shot of one robot: many tasks, a small network, and step sizes that are meta-learned
 PRESETS["maml", "arm_slide"] = {
-    "num_tasks": 256, "num_robots": 1, "iterations": 80, "layers": (32,), "credit": "returns",
-    "learn_inner_lr": True, "action_scale": 0.3, "initial_std": 1.0,
+    "num_tasks": 128, "num_robots": 1, "iterations": 200, "layers": (32,), "credit": "returns",
+    "learn_inner_lr": True, "action_scale": 0.2, "max_kl": 0.02,
 }  # fmt: skip
 PRESETS["maml", "point_navigation"] = {"iterations": 30}
 
