@@ -12,7 +12,7 @@ from metarl.robots.spec import unknown_name
 from metarl.tasks.parameters import SPLITS, Param, TaskBatch
 from metarl.tasks.task import Task
 
-_NOT_TASKS = {"batched_env", "gymnasium", "parameters", "rewards", "sensing", "simulators", "strike", "task"}
+_NOT_TASKS = {"batched_env", "gymnasium", "parameters", "rewards", "sensing", "simulators", "strike", "task", "track", "wind", "experts"}
 
 __all__ = ["SPLITS", "Param", "Task", "TaskBatch", "add_folder", "make", "names"]
 

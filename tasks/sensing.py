@@ -22,3 +22,29 @@ def hand_eye(pos: Tensor, yaw: Tensor, shift: Tensor, pivot: tuple[float, float,
     x, y, z = (pos - centre).unbind(-1)
     cos, sin = yaw.cos(), yaw.sin()
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], -1) + centre + shift
+
+
+CONTRAST = 3.912  # -ln 0.02: at the distance called visibility, 2 % of an object's contrast are left (Koschmieder 1924)
+
+
+def transmission(distance: Tensor, visibility: Tensor) -> Tensor:
+    """Part of an object's contrast that fog lets through, exp(-3.912 distance / visibility); both in m, of one shape."""
+    return torch.exp(-CONTRAST * distance / visibility)
+
+
+def through_fog(points: Tensor, visibility: Tensor, chance: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """What a camera sees of points through fog: each with a probability that is its transmission t, and sigma / sqrt(t) beside its place.
+
+    Args:
+        points: (..., W, D) m, in the camera's frame.
+        visibility: (...) m.
+        chance: (..., W) uniform on [0, 1), drawn anew for each look.
+        noise: (..., W, D) standard normal, drawn anew for each look.
+        sigma: m, deviation of what is seen in clear air.
+
+    Returns:
+        (..., W, D) m, zeros for a point that is not seen.
+    """
+    clear = transmission(points.norm(dim=-1), visibility.unsqueeze(-1))
+    seen = (chance < clear).unsqueeze(-1)
+    return torch.where(seen, points + noise * (sigma / clear.sqrt()).unsqueeze(-1), 0.0)
