@@ -58,7 +58,12 @@ def markdown(evaluation: Evaluation) -> str:
     lines += ["| algorithm | | " + " | ".join(f"after {k}" for k in episodes) + " |", "|---|---|" + "---|" * len(episodes)]
     for name, outcome in evaluation.outcomes.items():
         seeds = f" ({len(outcome.files)} seeds)" if len(outcome.files) > 1 else ""
-        rows = [("return", outcome.returns, 1.0, 2), (f"error, {unit}", outcome.errors, factor, 1), ("score", outcome.scores, 1.0, 2)]
+        rows = [
+            ("return", outcome.returns, 1.0, 2),
+            ("gain", outcome.gains, 1.0, 2),
+            (f"error, {unit}", outcome.errors, factor, 1),
+            ("score", outcome.scores, 1.0, 2),
+        ]
         for label, estimates, scale, digits in rows:
             if estimates:
                 first = f"**{name}**{seeds}" if label == "return" else ""
@@ -76,7 +81,7 @@ def summary(outcome: Outcome, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "split": evaluation.split, "simulator": evaluation.simulator, "num_tasks": evaluation.num_tasks,
         "num_robots": evaluation.num_robots, "seeds_pooled": len(outcome.files),
-        "returns": outcome.returns, "errors": outcome.errors, "error_unit": evaluation.error_unit, "scores": outcome.scores, "headroom": evaluation.headroom,
+        "returns": outcome.returns, "gains": outcome.gains, "errors": outcome.errors, "error_unit": evaluation.error_unit, "scores": outcome.scores, "headroom": evaluation.headroom,
     }  # fmt: skip
 
 

@@ -113,6 +113,7 @@ class Outcome:
         returns, errors: interquartile means over tasks and files; errors at the end of each episode, empty where the task has none.
         successes: means.
         scores: see the module; empty without an oracle.
+        gains: return above that of the first episode, in the same tasks: the interval is of the difference.
         reward_by_step, error_by_step: (K, H, 3) mean over tasks, lower and upper end of its interval.
         returns_by_task, errors_by_task: (S, M, K) the numbers behind it.
     """
@@ -122,6 +123,7 @@ class Outcome:
     errors: list[Estimate]
     successes: list[Estimate]
     scores: list[Estimate]
+    gains: list[Estimate]
     reward_by_step: Array
     error_by_step: Array | None
     returns_by_task: Array
@@ -281,6 +283,7 @@ def _outcome(trials: dict[str, Trials], name: str, files: tuple[str, ...]) -> Ou
         errors=[] if errors is None else interval(lambda x: iqm(x, 1), list(errors)),
         successes=interval(_mean, list(its.successes)),
         scores=scored,
+        gains=interval(lambda x: iqm(x, 1) - iqm(x, 1)[:, :1], list(its.returns)),
         reward_by_step=_by_step(its.rewards),
         error_by_step=None if its.errors is None else _by_step(its.errors),
         returns_by_task=its.returns,

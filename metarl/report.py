@@ -43,6 +43,9 @@ def show(evaluation: Evaluation, console: Console) -> None:
         console.print(_table("score (0: random actions, 1: the oracle's last episode)", {n: e.outcomes[n].scores for n in ordered(e)}, 1.0))
     else:
         console.print(_table("return", {n: e.outcomes[n].returns for n in ordered(e)}, 1.0))
+    adapting = {n: e.outcomes[n].gains for n in ordered(e) if n not in REFERENCES}
+    if adapting and e.episodes > 1:
+        console.print(_table("return above that of the first episode, in the same tasks", adapting, 1.0))
     unit, scale = unit_and_scale(e.error_unit)
     if any(o.errors for o in e.outcomes.values()):
         heading = f"error at the end of an episode{f', in {unit}' if unit else ''}"

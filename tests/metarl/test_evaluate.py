@@ -128,6 +128,14 @@ class TestFiles:
         assert result.headroom is not None
         assert (result.task, result.split, result.simulator, result.error_unit) == ("point_navigation", "iid", "analytic", "")
 
+    def test_gains_are_differences_in_the_same_tasks(self, result):
+        rl2 = result.outcomes["rl2"]
+        assert rl2.gains[0] == (0.0, 0.0, 0.0)
+        assert rl2.gains[2].value == pytest.approx(rl2.returns[2].value - rl2.returns[0].value)
+        low, high = rl2.returns[2].low - rl2.returns[0].high, rl2.returns[2].high - rl2.returns[0].low
+        assert low <= rl2.gains[2].low <= rl2.gains[2].value <= rl2.gains[2].high <= high
+        assert rl2.gains[2].high - rl2.gains[2].low < 0.9 * (high - low), "what is hard about a task cancels"
+
     def test_repeats_exactly_and_does_not_depend_on_what_else_is_run(self, result, files):
         alone = evaluate([files["rl2", 2]], num_tasks=5, episodes=3, seed=4)
         assert (alone.outcomes["rl2"].returns_by_task[0] == result.outcomes["rl2"].returns_by_task[1]).all()

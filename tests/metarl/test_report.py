@@ -17,7 +17,9 @@ def outcome(start, scored=True, error=True, horizon=1):
     steps = np.zeros((3, horizon, 3))
     steps[:, 0] = np.nan
     tasks = np.zeros((1, 4, 3))
-    return Outcome((), curve(1.0), curve(0.01) if error else [], curve(0.1), curve(0.5) if scored else [], steps, steps if error else None, tasks, tasks)
+    return Outcome(
+        (), curve(1.0), curve(0.01) if error else [], curve(0.1), curve(0.5) if scored else [], curve(0.25), steps, steps if error else None, tasks, tasks
+    )
 
 
 @pytest.fixture
@@ -36,10 +38,11 @@ def test_table_shows_scores_and_errors_in_centimetres_with_references_last(evalu
     said = printed(evaluation)
     rows = [line.split("│")[1:-1] for line in said.splitlines() if "│" in line]
     names = [row[0].strip() for row in rows if row[0].strip()]
-    assert names == ["rl2", "oracle", "random"] * 2
+    assert names == ["rl2", "oracle", "random", "rl2", "rl2", "oracle", "random"]
     assert [cell.strip() for cell in rows[0][1:]] == ["1.00", "1.50", "2.00"]
     assert [cell.strip() for cell in rows[1][1:]] == ["0.50…1.50", "1.00…2.00", "1.50…2.50"]
-    assert [cell.strip() for cell in rows[6][1:]] == ["2.00", "3.00", "4.00"]
+    assert [cell.strip() for cell in rows[6][1:]] == ["0.50", "0.75", "1.00"]
+    assert [cell.strip() for cell in rows[8][1:]] == ["2.00", "3.00", "4.00"]
     assert "error at the end of an episode, in cm" in said
     assert "4 tasks of split iid in mujoco" in said
     assert "headroom (oracle - robust) / (oracle - random): 0.456 [0.4, 0.5]" in said
