@@ -14,18 +14,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from metarl import algos, tasks
 from metarl.presets import config_for
-from metarl.robots.spec import unknown_name
+from metarl.robots.spec import ArmSpec, unknown_name
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv, Step
+from metarl.tasks.task import Task
+
+if TYPE_CHECKING:
+    import mujoco
 
 TASK, ALGORITHM = "arm_reach", "rl2"
 MAML_TASK = "point_navigation"
@@ -118,19 +123,34 @@ def bare_physics(env: BatchedEnv) -> Callable[[int], None]:
     model = compile_scene(task)
     batch = mujoco.batch.Batch(model, env.num_sims, NUM_THREADS, persistent=True)
     ctrl = batch.bind("ctrl")
-    low, high = task.robot.qpos_range(torch.zeros(1))
-    joints = [model.actuator(name).id for name in task.robot.joint_names]
-    rng, home = np.random.default_rng(0), np.array(task.robot.home_qpos)
+    commands = commands_of(task, model)
     substeps = round(task.decision_dt / task.physics_dt)
 
     def run(decisions: int) -> None:
         batch.reset()
         for _ in range(decisions):
-            wander = home + 0.3 * rng.uniform(-1, 1, (env.num_sims, len(joints)))
-            ctrl[:, joints] = wander.clip(low.numpy(), high.numpy())
+            ctrl[:] = commands(env.num_sims)
             batch.step(None, substeps)
 
     return run
+
+
+def commands_of(task: Task, model: mujoco.MjModel) -> Callable[[int], NDArray[np.float64]]:
+    """Random commands (N, U) of all actuators: near the home pose of an arm, anything that other motors take."""
+    rng, ctrl = np.random.default_rng(0), np.zeros(model.nu)
+    if not isinstance(task.robot if task.robot_name else None, ArmSpec):
+        weakest, strongest = model.actuator_ctrlrange.T
+        return lambda num: rng.uniform(weakest, strongest, (num, model.nu))
+    joints = [model.actuator(name).id for name in task.arm.joint_names]
+    low, high = np.array(task.arm.qpos_limits).T
+    ctrl[joints] = task.arm.home_qpos
+
+    def wander(num: int) -> NDArray[np.float64]:
+        commands = np.tile(ctrl, (num, 1))
+        commands[:, joints] = (commands[:, joints] + 0.3 * rng.uniform(-1, 1, (num, len(joints)))).clip(low, high)
+        return commands
+
+    return wander
 
 
 # ---- benchmarks -------------------------------------------------------------------------------------------------------------

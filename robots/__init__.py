@@ -6,11 +6,11 @@ import functools
 import importlib
 import pkgutil
 
-from metarl.robots.spec import JointTrajectory, RobotSpec, unknown_name
+from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec, unknown_name
 
 _NOT_ROBOTS = {"spec", "kinematics"}
 
-__all__ = ["JointTrajectory", "RobotSpec", "load", "names"]
+__all__ = ["ArmSpec", "Controls", "JointTrajectory", "RobotSpec", "load", "load_arm", "names"]
 
 
 def names() -> list[str]:
@@ -28,4 +28,17 @@ def load(name: str) -> RobotSpec:
     if name not in names():
         raise unknown_name("robot", name, names())
     spec: RobotSpec = importlib.import_module(f"{__name__}.{name}").SPEC
+    return spec
+
+
+def load_arm(name: str) -> ArmSpec:
+    """The arm called `name`.
+
+    Raises:
+        ValueError: no robot has that name.
+        TypeError: it is not an arm that follows joint trajectories.
+    """
+    spec = load(name)
+    if not isinstance(spec, ArmSpec):
+        raise TypeError(f"{name} is not an arm that follows joint trajectories")
     return spec

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from metarl.robots.spec import RobotSpec
+from metarl.robots.spec import ArmSpec
 
 if TYPE_CHECKING:
     import mujoco
@@ -106,7 +106,7 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
         _add_position_loop(spec, joint, 400.0, 20.0, 70.0)  # 70 N: continuous grasp force of the Franka hand
 
 
-SPEC = RobotSpec(
+SPEC = ArmSpec(
     name="arm7",
     joint_names=tuple(f"panda_joint{i}" for i in range(1, 8)),
     gripper_joint_names=("panda_finger_joint1", "panda_finger_joint2"),

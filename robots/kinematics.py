@@ -10,7 +10,7 @@ import functools
 import torch
 from torch import Tensor
 
-from metarl.robots.spec import RobotSpec
+from metarl.robots.spec import ArmSpec
 
 
 def rotation_from_wxyz(quat: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def rotation_from_wxyz(quat: Tensor) -> Tensor:
 
 
 @functools.lru_cache
-def _chain(spec: RobotSpec, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _chain(spec: ArmSpec, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Fixed transforms (J, 4, 4) of the joint frames in their parents, and (4, 4) of the tool in the last one."""
 
     def transform(pos: tuple[float, ...], quat: tuple[float, ...]) -> Tensor:
@@ -39,7 +39,7 @@ def _chain(spec: RobotSpec, dtype: torch.dtype, device: torch.device) -> tuple[T
     return torch.stack(joints).to(device, dtype), tool.to(device, dtype)
 
 
-def joint_and_tool_frames(spec: RobotSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
+def joint_and_tool_frames(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
     """Poses in the robot's base frame.
 
     Args:
@@ -60,13 +60,13 @@ def joint_and_tool_frames(spec: RobotSpec, qpos: Tensor) -> tuple[Tensor, Tensor
     return torch.stack(frames, -3), frames[-1] @ tool
 
 
-def tool_pose(spec: RobotSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
+def tool_pose(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
     """Position (..., 3) in m and rotation matrix (..., 3, 3) of the tool frame in the base frame, for qpos (..., J)."""
     frame = joint_and_tool_frames(spec, qpos)[1]
     return frame[..., :3, 3], frame[..., :3, :3]
 
 
-def jacobian(spec: RobotSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
+def jacobian(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
     """Tool frame (..., 4, 4) and its geometric Jacobian (..., 6, J): linear rows, then angular, in the base frame."""
     joints, tool = joint_and_tool_frames(spec, qpos)
     axis = joints[..., :3, 2]
@@ -74,7 +74,7 @@ def jacobian(spec: RobotSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
     return tool, torch.cat([torch.linalg.cross(axis, lever), axis], -1).transpose(-1, -2)
 
 
-def follow_line(spec: RobotSpec, start_qpos: Tensor, points: Tensor, iterations: int = 2, damping: float = 1e-4, posture_gain: float = 0.1) -> Tensor:
+def follow_line(spec: ArmSpec, start_qpos: Tensor, points: Tensor, iterations: int = 2, damping: float = 1e-4, posture_gain: float = 0.1) -> Tensor:
     """Joint poses that bring the tool to each of W points in turn, pointing straight down (damped least squares).
 
     The seventh degree of freedom is used to stay near the home pose. The angle about the vertical is left free.

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 Vec = tuple[float, ...]
 
 
+class Controls(NamedTuple):
+    """What the model's actuators get, in its order (forces, torques or whatever their gain makes of it), held for one decision."""
+
+    ctrl: Tensor  # (..., U)
+
+
 class JointTrajectory(NamedTuple):
     """Where the joints shall be, and how fast, at S moments `dt` seconds apart; the last pose is then held.
 
@@ -28,12 +34,40 @@ class JointTrajectory(NamedTuple):
     dt: float  # s between two points; point 0 lies dt after the start
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RobotSpec:
-    """One robot. Every (..., J) array of the project follows the order of `joint_names`.
+    """One robot, whatever drives it. Every (..., J) array of the project follows the order of `joint_names`.
 
     Attributes:
         name: the robot's file name.
+        joint_names: J joints that it moves, without the free joint of a body that floats; may be none.
+        control_dt: s between two commands of a fast control loop.
+        physics_dt: s, largest time step at which it is stable in every simulator.
+        build: makes the MuJoCo model of the body alone.
+    """
+
+    name: str
+    joint_names: tuple[str, ...]
+    control_dt: float
+    physics_dt: float
+    build: Callable[[], mujoco.MjSpec]
+
+    @property
+    def num_joints(self) -> int:
+        """J."""
+        return len(self.joint_names)
+
+    @property
+    def velocity_limits(self) -> dict[str, float]:
+        """Joint name -> rad/s or m/s, where known."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSpec(RobotSpec):
+    """An arm whose joints follow trajectories by position loops; the real one does so by a ROS joint trajectory controller.
+
+    Attributes:
         joint_names: J controlled joints, named as on the real robot's joint_states topic.
         gripper_joint_names: joints that hold a fixed width unless a task commands them.
         home_qpos: (J,) rest pose, rad or m.
@@ -41,14 +75,9 @@ class RobotSpec:
         kp, kd: (J,) gains of the joint position loop that robot and simulators share, N·m/rad and N·m·s/rad.
         joint_pos, joint_quat_wxyz: (J, 3), (J, 4) fixed pose of each joint frame in its parent; every joint turns about its own z.
         tool_pos, tool_quat_wxyz: pose of the tool frame in the last joint's frame.
-        control_dt: s between two commands of a fast control loop.
-        physics_dt: s, largest time step at which the position loop is stable in every simulator.
         command_topic, state_topic: ROS topics (relative) of the joint trajectory controller and of the joint states.
-        build: makes the MuJoCo model of the body alone.
     """
 
-    name: str
-    joint_names: tuple[str, ...]
     gripper_joint_names: tuple[str, ...]
     home_qpos: Vec
     qpos_limits: tuple[tuple[float, float], ...]
@@ -61,16 +90,12 @@ class RobotSpec:
     joint_quat_wxyz: tuple[Vec, ...]
     tool_pos: Vec
     tool_quat_wxyz: Vec
-    control_dt: float
-    physics_dt: float
     command_topic: str
     state_topic: str
-    build: Callable[[], mujoco.MjSpec]
 
     @property
-    def num_joints(self) -> int:
-        """J."""
-        return len(self.joint_names)
+    def velocity_limits(self) -> dict[str, float]:
+        return dict(zip(self.joint_names, self.qvel_limits, strict=True))
 
     def qpos_range(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper position limits, each (J,), with the dtype and device of `like`."""

@@ -31,7 +31,7 @@ class AdapterNode:
     def __init__(self, node: Node) -> None:
         self.node = node
         torch.set_num_threads(1)
-        self.robot = robots.load(runtime.parameter(node, "robot", "arm7"))
+        self.robot = robots.load_arm(runtime.parameter(node, "robot", "arm7"))
         self.file = runtime.parameter(node, "meta_parameters", "")
         self.loop = load(self.file, self.robot)
         self.task = self.loop.task

@@ -119,6 +119,7 @@ class ControlLoop:
             raise RejectedAction("not_finite", f"the action is {action.flatten().tolist()}")
         self._action = action[0].float()
         trajectory = self.task.command(self._action.clamp(-1.0, 1.0), sensed)
+        assert isinstance(trajectory, JointTrajectory), "the robot of a control loop is an arm"
         self._command_qpos = trajectory.qpos[:, -1]
         self._deciding = True
         return Decision(self._action[0], JointTrajectory(trajectory.qpos[0], trajectory.qvel[0], trajectory.dt))

@@ -30,9 +30,9 @@ class Inbox:
     def __init__(self, node: Node, task: Task, needs: tuple[str, ...], source: str, status: runtime.Status, on_news: Callable[[], None]) -> None:
         self._status, self._on_news = status, on_news
         self._latest: dict[str, tuple[int, Readings]] = {}  # topic -> stamp and readings
-        self._topics = [task.robot.state_topic]
-        joints = partial(messages.joint_readings, joint_names=task.robot.joint_names)
-        self._subscribe(node, JointState, task.robot.state_topic, joints)
+        self._topics = [task.arm.state_topic]
+        joints = partial(messages.joint_readings, joint_names=task.arm.joint_names)
+        self._subscribe(node, JointState, task.arm.state_topic, joints)
         for body, parts in readings.bodies(needs).items():
             if {"pos", "quat"} & set(parts):
                 self._subscribe(node, PoseStamped, f"{source}/{body}", partial(messages.pose_readings, body=body))

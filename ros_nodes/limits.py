@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.robots.spec import RobotSpec
+from metarl.robots.spec import ArmSpec
 from metarl.ros_nodes.rejection import Rejected
 
 Array = NDArray[np.float64]
@@ -51,7 +51,7 @@ class Limits:
     qacc: Array
 
     @staticmethod
-    def of(spec: RobotSpec) -> Limits:
+    def of(spec: ArmSpec) -> Limits:
         """The limits that a robot file states."""
         lower, upper = np.array(spec.qpos_limits, dtype=np.float64).T
         return Limits(spec.joint_names, lower, upper, np.array(spec.qvel_limits), np.array(spec.qacc_limits))

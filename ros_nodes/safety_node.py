@@ -27,7 +27,7 @@ class SafetyNode:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        robot = robots.load(runtime.parameter(node, "robot", "arm7"))
+        robot = robots.load_arm(runtime.parameter(node, "robot", "arm7"))
         settings = {name: runtime.parameter(node, name, getattr(Guard, name)) for name in ("reach", "rest_speed", "state_timeout")}
         self.status = runtime.Status(node)
         self.guard = Guard(Limits.of(robot), **settings)

@@ -42,7 +42,7 @@ class SimNode:
         split, index = runtime.parameter(node, "split", "iid"), runtime.parameter(node, "index", 0)
         simulator, seed = runtime.parameter(node, "simulator", "pybullet"), runtime.parameter(node, "seed", 0)
         self.world = World(task, task.sample(1, split, start=index), simulator, seed, self._on_frame)
-        self.robot, self.limits = task.robot, Limits.of(task.robot)
+        self.robot, self.limits = task.arm, Limits.of(task.arm)
         self._stamp = time.time_ns()  # so that it also grows from one start of this node to the next
         self._joints = self._now()
         self._bodies: dict[str, Any] = {}

@@ -83,7 +83,7 @@ class ArmReach(Task):
     def start(self, values: Values, rng: torch.Generator) -> Readings:
         num = len(values["payload"])
         noise = 0.05 * (2 * torch.rand(num, 7, generator=rng) - 1)
-        return {"qpos": torch.tensor(self.robot.home_qpos) + noise}
+        return {"qpos": torch.tensor(self.arm.home_qpos) + noise}
 
     def goals(self, values: Values, rng: torch.Generator) -> Readings:
         low, high = torch.tensor(TARGET_LOW), torch.tensor(TARGET_HIGH)
@@ -101,7 +101,7 @@ class ArmReach(Task):
         return torch.cat([readings["qpos"], readings["qvel"], tool, target, target - tool, readings["last_action"]], -1)
 
     def command(self, action: Tensor, readings: Readings) -> JointTrajectory:
-        robot = self.robot
+        robot = self.arm
         low, high = robot.qpos_range(action)
         step = action * action.new_tensor(robot.qvel_limits) * (SPEED * self.decision_dt)
         qpos = (readings["command_qpos"] + step).clamp(low, high)

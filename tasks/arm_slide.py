@@ -144,7 +144,7 @@ class ArmSlide(Task):
         speed = SPEEDS[0] * (SPEEDS[1] / SPEEDS[0]) ** (0.5 * (action[..., 0] + 1.0))
         aside = ASIDE * action[..., 2]
         through = torch.stack([thing[..., 0] - aside * direction.sin(), thing[..., 1] + aside * direction.cos(), torch.full_like(x, READY[2])], -1)
-        return plan_strike(self.robot, readings["qpos"], through, direction, speed, SPEEDS[0])
+        return plan_strike(self.arm, readings["qpos"], through, direction, speed, SPEEDS[0])
 
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         return torch.exp(self.error(next_readings) / -0.15)
@@ -164,7 +164,7 @@ def ready_qpos(robot_name: str) -> tuple[float, ...]:
     """Joint pose with the tool at READY, pointing down; rad."""
     from metarl import robots
 
-    spec = robots.load(robot_name)
+    spec = robots.load_arm(robot_name)
     home = torch.tensor(spec.home_qpos, dtype=torch.float64)
     here = tool_pose(spec, home)[0]
     path = here + torch.linspace(0, 1, 50, dtype=torch.float64).unsqueeze(-1) * (torch.tensor(READY, dtype=torch.float64) - here)

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from metarl.robots.spec import JointTrajectory
+from metarl.robots.spec import Controls, JointTrajectory
 from metarl.tasks import simulators
 from metarl.tasks.parameters import TaskBatch
 from metarl.tasks.task import Readings, Task, Values
@@ -20,7 +21,7 @@ class Step:
 
     Attributes:
         obs: (M, R, O) float32, before the action.
-        action: (M, R, A) as it was given; the environment cuts it to [-1, 1].
+        action: (M, R, A) as it was given; the environment cuts it to [-1, 1], or takes the largest entry where actions are discrete.
         reward: (M, R).
         next_obs: (M, R, O), after the action; of an ended episode, its last.
         terminated: (M, R) bool, the episode ended by itself in this step.
@@ -67,7 +68,7 @@ class BatchedEnv:
         self.num_tasks, self.num_robots = num_tasks, num_robots
         self.device = torch.device(device)
         self.rng = torch.Generator().manual_seed(seed)
-        self.simulator = simulators.make(simulator, task, num_tasks * num_robots, num_threads)
+        self.simulator = simulators.make(simulator, task, num_tasks * num_robots, num_threads, self.rng)
         self.tasks: TaskBatch | None = None
         self.elapsed = -1  # decisions since the last reset; -1: reset must come first
 
@@ -77,7 +78,7 @@ class BatchedEnv:
     obs: Tensor  # (N, O)
     active: Tensor  # (N,) bool: the episode is still running
     late: tuple[Tensor, Tensor, int] | None  # whole ticks (N,) and parts (2, N, 1) of a tick by which commands are late, and the longest
-    commands: list[Tensor]  # (N, J) each, latest first, as far back as the longest delay
+    commands: list[Tensor]  # (N, J) or (N, U) each, latest first, as far back as the longest delay
 
     @property
     def num_sims(self) -> int:
@@ -107,10 +108,10 @@ class BatchedEnv:
         if self.tasks is None:
             raise RuntimeError("set_tasks must come before reset")
         start = self.task.start(self.values, self.rng)
-        self.goals = self.task.goals(self.values, self.rng)
-        if "qpos" in start:
-            self.commands = [start["qpos"]]
-        measured = self.simulator.reset(start, self.goals)
+        self.goals, self.memory = self.task.goals(self.values, self.rng), self.task.memory(self.values, self.rng)
+        first = self.simulator.first_command(start)
+        self._commanded, self.commands = (first[0], [first[1]]) if first else ("", [])
+        measured = self.simulator.reset(start, {**self.goals, **self.memory})
         last_action = torch.zeros(self.num_sims, self.spec.action_size)
         self.active = torch.ones(self.num_sims, dtype=torch.bool)
         self.elapsed = 0
@@ -126,9 +127,13 @@ class BatchedEnv:
             RuntimeError: no episode has begun, or the simulation blew up.
         """
         given = self._checked(action)
-        clipped = given.clamp(-1.0, 1.0)
+        clipped = one_hot(given.argmax(-1), self.spec.action_size).float() if self.spec.discrete else given.clamp(-1.0, 1.0)
         before, before_obs, valid = self.readings, self.obs, self.active
-        self._take(self.simulator.step(self._command(clipped), valid), clipped, held=None if bool(valid.all()) else ~valid)
+        self.simulator.push(self.task.forces(before, self.values))
+        measured = self.simulator.step(self._command(clipped), valid)
+        self.memory = self.task.remember(before, clipped, {**measured, **self.goals}, self.values, self.rng)
+        self.simulator.show(self.memory)
+        self._take(measured, clipped, held=None if bool(valid.all()) else ~valid)
         reward = self.task.reward(before, clipped, self.readings)
         terminated = self.task.terminated(self.readings) & valid
         self.elapsed += 1
@@ -168,30 +173,33 @@ class BatchedEnv:
             raise ValueError(f"action of robot {robot} is not finite: {flat[robot].tolist()}")
         return flat
 
-    def _command(self, action: Tensor) -> JointTrajectory | Tensor:
-        if not self.task.robot_name:
-            return action
+    def _command(self, action: Tensor) -> JointTrajectory | Controls | Tensor:
         command = self.task.command(action, self.sensed)
-        self.commands.insert(0, command.qpos[:, -1])
+        if isinstance(command, Tensor):
+            return command
+        self.commands.insert(0, command.ctrl if isinstance(command, Controls) else command.qpos[:, -1])
         if self.delay is None:
             del self.commands[1:]
             return command
+        late = self._late(self.delay / (self.task.decision_dt if isinstance(command, Controls) else command.dt))
+        return Controls(late) if isinstance(command, Controls) else JointTrajectory(late.unsqueeze(1), command.qvel, command.dt)
+
+    def _late(self, steps: Tensor) -> Tensor:
+        """The command `steps` (N,) ticks ago, between the two that frame it."""
         if self.late is None:
-            steps = self.delay / command.dt  # the late command, between the two that frame it
             whole = steps.floor().long()
             self.late = whole, torch.stack([1 - (steps - whole), steps - whole]).unsqueeze(-1), int(steps.max().ceil()) + 1
         whole, part, depth = self.late
         del self.commands[depth + 1 :]
         history = torch.stack(self.commands + [self.commands[-1]] * (depth + 1 - len(self.commands)))
         rows = torch.arange(self.num_sims)
-        late = history[whole, rows] * part[0] + history[(whole + 1).clamp(max=depth), rows] * part[1]
-        return JointTrajectory(late.unsqueeze(1), command.qvel, command.dt)
+        return history[whole, rows] * part[0] + history[(whole + 1).clamp(max=depth), rows] * part[1]
 
     def _take(self, measured: Readings, last_action: Tensor, held: Tensor | None = None) -> None:
         """New readings, what is sensed of them, and the observation; robots `held` keep their last ones."""
-        readings = {**measured, **self.goals, "last_action": last_action}
-        if self.task.robot_name:
-            readings["command_qpos"] = self.commands[0]
+        readings = {**measured, **self.goals, **self.memory, "last_action": last_action}
+        if self.commands:
+            readings[self._commanded] = self.commands[0]
         sensed = self.task.sense(readings, self.values)
         obs = self.task.observation(sensed)
         if held is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.robots.kinematics import follow_line, tool_pose
-from metarl.robots.spec import JointTrajectory, RobotSpec
+from metarl.robots.spec import ArmSpec, JointTrajectory
 
 DT = 0.02  # s between two points of the trajectory
 APPROACH, RUN_UP, BRAKE = 0.5, 0.3, 0.25  # s: to the place behind the object; from rest to full speed; from full speed to rest, at least
@@ -17,7 +17,7 @@ CORRECTIONS, MARGIN = 3, 0.03  # a strike that asks too much of a joint is slowe
 AT_SPEED = 0.06  # m before the object's centre where full speed is reached, and kept until the centre
 
 
-def plan_strike(robot: RobotSpec, start_qpos: Tensor, through: Tensor, direction: Tensor, speed: Tensor, slowest: float) -> JointTrajectory:
+def plan_strike(robot: ArmSpec, start_qpos: Tensor, through: Tensor, direction: Tensor, speed: Tensor, slowest: float) -> JointTrajectory:
     """A straight stroke of the tool, pointing down, through a point at a given speed, or as fast as the joints allow.
 
     Args:
@@ -43,7 +43,7 @@ def plan_strike(robot: RobotSpec, start_qpos: Tensor, through: Tensor, direction
     return JointTrajectory(qpos, qvel, DT)
 
 
-def _stroke(robot: RobotSpec, start_qpos: Tensor, through: Tensor, direction: Tensor, speed: Tensor, slowest: float) -> tuple[Tensor, Tensor]:
+def _stroke(robot: ArmSpec, start_qpos: Tensor, through: Tensor, direction: Tensor, speed: Tensor, slowest: float) -> tuple[Tensor, Tensor]:
     """Joint positions and velocities (..., S, J) of the stroke, whatever the joints can do."""
     heading = torch.stack([direction.cos(), direction.sin(), torch.zeros_like(direction)], -1)
     duration = APPROACH + RUN_UP + AT_SPEED / slowest + BRAKE
@@ -61,7 +61,7 @@ def _stroke(robot: RobotSpec, start_qpos: Tensor, through: Tensor, direction: Te
     return qpos, qvel
 
 
-def _part_of_limits(robot: RobotSpec, start_qpos: Tensor, qpos: Tensor, qvel: Tensor) -> Tensor:
+def _part_of_limits(robot: ArmSpec, start_qpos: Tensor, qpos: Tensor, qvel: Tensor) -> Tensor:
     """(...) largest part of a joint's velocity or acceleration limit that is used, at points (..., S, J) and between them."""
     rest = start_qpos.unsqueeze(-2)
     mean = torch.cat([rest, qpos], -2).diff(dim=-2) / DT

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metarl import robots
-from metarl.robots.spec import JointTrajectory, RobotSpec
+from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec
 from metarl.tasks import parameters
 from metarl.tasks.parameters import Param, TaskBatch
 
@@ -27,7 +27,7 @@ Readings = dict[str, Tensor]
 """Sensor name -> (..., n) float32, SI units, base frame, quaternions wxyz: what can be measured.
 
 Besides the sensors of the model there are `last_action` (..., A), the previous action of the episode or zeros, `command_qpos`
-(..., J), the joint pose that was last commanded, and what `Task.goals` gives.
+(..., J), the joint pose that was last commanded, or `command_ctrl` (..., U) where motors are driven, and what `Task.goals` gives.
 """
 Values = dict[str, Tensor]
 """Parameter name -> (N,) float32: the true task of each of N simulations."""
@@ -41,10 +41,11 @@ class EnvSpec:
         task, task_version: the task distribution.
         robot, joint_names: the body, or "" and () for a task without one.
         obs_names, obs_sizes: the parts of the observation in their order.
-        action_names: A actions, each in [-1, 1].
+        action_names: A actions, each in [-1, 1]; or, where `discrete`, A choices, of which an action is a one-hot row.
         horizon: H, decisions of an episode.
         episodes_per_trial: K.
         control_dt: s between two decisions.
+        discrete: whether an action is a choice: the environment takes the one with the largest entry.
     """
 
     task: str
@@ -57,6 +58,7 @@ class EnvSpec:
     horizon: int
     episodes_per_trial: int
     control_dt: float
+    discrete: bool = False  # with a default, so that files from before there were discrete actions can be read
 
     @property
     def obs_size(self) -> int:
@@ -92,6 +94,8 @@ class Task(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1  # raised whenever a value that the task's results depend on changes
+    arguments: ClassVar[Mapping[str, tuple[int, int]]] = {}  # numbers that stand in the name, as letter -> least and largest; see `variant`
+    published: ClassVar[Mapping[str, tuple[tuple[float, ...], ...]]] = {}  # split -> all its tasks, where a publication drew them once and for all
     robot_name: ClassVar[str] = ""
     params: ClassVar[tuple[Param, ...]] = ()
     simulators: ClassVar[tuple[str, ...]] = ("mujoco", "pybullet")
@@ -100,16 +104,38 @@ class Task(ABC):
     decision_dt: ClassVar[float]  # s that one decision lasts
     observed: ClassVar[Mapping[str, int]]  # parts of the observation and their sizes; by default readings of that name
     action_names: ClassVar[tuple[str, ...]]
+    discrete: ClassVar[bool] = False  # an action is a choice between `action_names`
     reward_range: ClassVar[tuple[float, float]]
     error_unit: ClassVar[str] = "m"  # of `error`
     physics_dt: ClassVar[float] = 0.004  # s
     settle_time: ClassVar[float] = 0.0  # s, longest wait after a decision's motion, until `at_rest`
+    data_fields: ClassVar[tuple[str, ...]] = ()  # of MuJoCo's data, readings of these names as well (N, n); for tasks that run in MuJoCo alone
 
     # ---- the distribution -------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def variant(cls, **numbers: int) -> dict[str, Any]:
+        """The class attributes that are different where other numbers stand in the name, by name."""
+        raise NotImplementedError(f"{cls.name} has no numbers in its name")
+
     def sample(self, num_tasks: int, split: str = "train", seed: int = 0, start: int = 0) -> TaskBatch:
-        """Tasks start ... start + num_tasks - 1 of a split."""
-        return parameters.sample(self.name, self.version, self.params, range(start, start + num_tasks), split, seed)
+        """Tasks start ... start + num_tasks - 1 of a split.
+
+        Raises:
+            ValueError: the split is unknown, or it is a published set of tasks that has fewer.
+        """
+        indices = range(start, start + num_tasks)
+        if self.published:
+            return parameters.listed(self.name, self.version, self.params, self.published, indices, split)
+        return parameters.sample(self.name, self.version, self.params, indices, split, seed)
+
+    def practice(self, num_tasks: int, seed: int, iteration: int) -> TaskBatch:
+        """What a training iteration is about: new tasks each time, or those of a published set, over and over."""
+        start = iteration * num_tasks
+        if not self.published:
+            return self.sample(num_tasks, "train", seed, start)
+        size = len(self.published["train"])
+        return self.sample(size)[[i % size for i in range(start, start + num_tasks)]]
 
     def custom(self, rows: Iterable[Mapping[str, float | str]]) -> TaskBatch:
         """Tasks with values given by hand; parameters not named take their nominal value."""
@@ -125,13 +151,18 @@ class Task(ABC):
         return robots.load(self.robot_name)
 
     @property
+    def arm(self) -> ArmSpec:
+        """The body, where it is an arm that follows joint trajectories."""
+        return robots.load_arm(self.robot_name)
+
+    @property
     def spec(self) -> EnvSpec:
         """What meta-parameters for this task must fit."""
         joints = self.robot.joint_names if self.robot_name else ()
         sizes = tuple(self.observed.values())
         return EnvSpec(
             self.name, self.version, self.robot_name, joints, tuple(self.observed), sizes,
-            self.action_names, self.horizon, self.episodes_per_trial, self.decision_dt,
+            self.action_names, self.horizon, self.episodes_per_trial, self.decision_dt, self.discrete,
         )  # fmt: skip
 
     # ---- the world, simulated ---------------------------------------------------------------------------------------------
@@ -139,6 +170,14 @@ class Task(ABC):
     def build(self) -> mujoco.MjSpec:
         """The scene, once, for every consumer. Sensors named `reading` or `reading/part` make up the Readings."""
         raise NotImplementedError(f"{self.name} has no simulated scene")
+
+    def solver(self, option: mujoco.MjOption) -> None:
+        """Set how the physics is solved. Tasks whose results others published override this, to keep what their model says."""
+        import mujoco
+
+        option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+        option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+        option.impratio = 10.0  # friction that holds as long as it should
 
     def apply(self, batch: mujoco.batch.Batch, values: Mapping[str, Any]) -> None:
         """Write the parameters (name -> (N,) float64 array) into the per-simulation fields of the model.
@@ -150,8 +189,10 @@ class Task(ABC):
     def start(self, values: Values, rng: torch.Generator) -> Readings:
         """Where an episode of N simulations begins.
 
-        A simulated task gives `qpos` (N, J) and, for each free body, its name -> (N, 7) position and quaternion wxyz; an analytic
-        task gives its whole state as readings.
+        An analytic task gives its whole state as readings. A simulated one gives what differs from rest in the model's own pose:
+        `qpos` (N, J) and `qvel` (N, J) of the robot's joints, or of all joints of the model where the robot has none; the name of a
+        joint or of a free body -> (N, 1) position or (N, 7) position and quaternion wxyz, and `qvel/NAME` -> its velocity (N, 1) or
+        (N, 6), linear in the world and angular in the body's own frame; `ctrl` (N, U), which the motors get until the first command.
         """
 
     def goals(self, values: Values, rng: torch.Generator) -> Readings:
@@ -161,8 +202,35 @@ class Task(ABC):
         """
         return {}
 
-    def dynamics(self, readings: Readings, action: Tensor, values: Values) -> Readings:
-        """Next state of an analytic task, a pure function."""
+    def memory(self, values: Values, rng: torch.Generator) -> Readings:
+        """What changes through an episode besides the physics (gusts, wear, heat, where a moving target is), as readings, at its beginning.
+
+        What is called like a mocap body of the scene, with `_pos` behind it, is shown there in pictures.
+        """
+        return {}
+
+    def remember(self, readings: Readings, action: Tensor, next_readings: Readings, values: Values, rng: torch.Generator) -> Readings:
+        """The same after a decision.
+
+        Args:
+            readings: before it, what `memory` or this function gave last included.
+            action: (N, A) that was taken.
+            next_readings: what is measured after it, and the goals.
+            values: the true tasks.
+            rng: for what chance decides, drawn for all N at once.
+        """
+        return {}
+
+    def forces(self, readings: Readings, values: Values) -> Readings:
+        """What pushes bodies besides their motors and contacts (the wind) during the next decision, from true readings.
+
+        Returns:
+            Name of a body -> (N, 6) force in N and torque in N·m at its centre of mass, in the world's frame; held until the next decision.
+        """
+        return {}
+
+    def dynamics(self, readings: Readings, action: Tensor, values: Values, rng: torch.Generator) -> Readings:
+        """Next state of an analytic task; a pure function but for what chance decides, which is drawn from `rng` for all N at once."""
         raise NotImplementedError(f"{self.name} is not analytic")
 
     def sense(self, readings: Readings, values: Values) -> Readings:
@@ -179,9 +247,9 @@ class Task(ABC):
         """(..., O) from what is sensed; by default the readings named in `observed`, one after another."""
         return torch.cat([readings[name] for name in self.observed], -1)
 
-    def command(self, action: Tensor, readings: Readings) -> JointTrajectory:
-        """The motion that an action (..., A) in [-1, 1] stands for, planned from what is sensed."""
-        raise NotImplementedError(f"{self.name} commands no robot")
+    def command(self, action: Tensor, readings: Readings) -> JointTrajectory | Controls | Tensor:
+        """The motion that an action (..., A) in [-1, 1] stands for, planned from what is sensed; an analytic task takes the action itself."""
+        return action
 
     @abstractmethod
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
@@ -199,6 +267,11 @@ class Task(ABC):
     def error(self, readings: Readings) -> Tensor:
         """(...) how far from done, in `error_unit`."""
         raise NotImplementedError(f"{self.name} has no error in a unit")
+
+    @property
+    def has_error(self) -> bool:
+        """Whether the task says how far from done it is."""
+        return type(self).error is not Task.error
 
     def at_rest(self, readings: Readings) -> Tensor:
         """(...) bool: nothing moves any more, so the wait of `settle_time` may end."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from metarl.robots.spec import unknown_name
 from metarl.tasks.simulators.simulator import Simulator
 from metarl.tasks.task import Task
@@ -11,7 +13,7 @@ NAMES = ("mujoco", "pybullet", "analytic")
 __all__ = ["NAMES", "Simulator", "make"]
 
 
-def make(name: str, task: Task, num_sims: int, num_threads: int = 0) -> Simulator:
+def make(name: str, task: Task, num_sims: int, num_threads: int = 0, rng: torch.Generator | None = None) -> Simulator:
     """A simulator of `num_sims` copies of the task's scene.
 
     Args:
@@ -19,6 +21,7 @@ def make(name: str, task: Task, num_sims: int, num_threads: int = 0) -> Simulato
         task: the task distribution.
         num_sims: N.
         num_threads: threads (mujoco) or processes (pybullet); 0 takes all cores.
+        rng: what chance decides in an analytic task; by default a generator of its own. The physics engines leave nothing to chance.
 
     Raises:
         ValueError: no simulator has that name, or it cannot run this task.
@@ -38,4 +41,4 @@ def make(name: str, task: Task, num_sims: int, num_threads: int = 0) -> Simulato
         return PybulletSimulator(task, num_sims, num_threads)
     from metarl.tasks.simulators.analytic import AnalyticSimulator
 
-    return AnalyticSimulator(task, num_sims)
+    return AnalyticSimulator(task, num_sims, rng or torch.Generator())

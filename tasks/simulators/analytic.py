@@ -14,8 +14,9 @@ from metarl.tasks.task import Readings, Task
 class AnalyticSimulator(Simulator):
     """See `Simulator`; the command of an analytic task is its action (N, A)."""
 
-    def __init__(self, task: Task, num_sims: int) -> None:
+    def __init__(self, task: Task, num_sims: int, rng: torch.Generator) -> None:
         super().__init__(task, num_sims)
+        self._rng = rng
         self._values: dict[str, Tensor] = {}
         self._state: Readings = {}
 
@@ -27,6 +28,6 @@ class AnalyticSimulator(Simulator):
         return self._state
 
     def step(self, command: Tensor, active: Tensor) -> Readings:
-        after = self.task.dynamics(self._state, command, self._values)
+        after = self.task.dynamics(self._state, command, self._values, self._rng)
         self._state = {k: torch.where(active.unsqueeze(-1), v, self._state[k]) for k, v in after.items()}
         return self._state

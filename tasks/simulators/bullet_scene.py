@@ -14,7 +14,10 @@ import mujoco
 import numpy as np
 
 from metarl.robots.spec import RobotSpec
+from metarl.tasks.simulators.bullet_thrusters import Thrusters, read_thrusters
 from metarl.tasks.simulators.urdf import Array, is_free, joints_of, roots, rotation, tree_urdf
+
+_ON_JOINTS = (mujoco.mjtTrn.mjTRN_JOINT.value, mujoco.mjtTrn.mjTRN_JOINTINPARENT.value)
 
 Link = tuple[int, str]  # number of the tree, name of the link in it
 
@@ -60,6 +63,7 @@ class Tree:
         document: URDF.
         fixed: it does not float; `pose` is where it is fixed, or where it begins.
         pose: (7,) of the root's frame in the world: position, quaternion wxyz.
+        free_joint: name of the joint by which it floats, or "".
         joints: its movable joints, if it has any.
     """
 
@@ -67,6 +71,7 @@ class Tree:
     document: str
     fixed: bool
     pose: Array
+    free_joint: str
     joints: Joints | None
 
 
@@ -106,9 +111,10 @@ class Scene:
     sensors: tuple[Sensor, ...]
     camera: Camera | None
     num_ctrl: int
+    thrusters: tuple[Thrusters, ...]
 
 
-def read_scene(model: mujoco.MjModel, robot: RobotSpec) -> Scene:
+def read_scene(model: mujoco.MjModel, robot: RobotSpec | None) -> Scene:
     """The scene of a compiled model.
 
     Raises:
@@ -118,7 +124,7 @@ def read_scene(model: mujoco.MjModel, robot: RobotSpec) -> Scene:
     compensated = copy.copy(model)
     compensated.body_mass[:] *= model.body_gravcomp
     compensated.body_inertia[:] *= model.body_gravcomp[:, None]
-    limits = dict(zip(robot.joint_names, robot.qvel_limits, strict=True))
+    limits = robot.velocity_limits if robot else {}
     tops = roots(model)
     trees = tuple(_read_tree(model, compensated, root, limits) for root in tops)
     touching = _touching(model, tops)
@@ -132,6 +138,7 @@ def read_scene(model: mujoco.MjModel, robot: RobotSpec) -> Scene:
         sensors=tuple(_read_sensor(model, i, tops) for i in range(model.nsensor)),
         camera=camera,
         num_ctrl=model.nu,
+        thrusters=read_thrusters(model),
     )
 
 
@@ -171,6 +178,8 @@ def _refuse(model: mujoco.MjModel) -> None:
     for kind, count in (("equality constraints", model.neq), ("tendons", model.ntendon), ("flexes", model.nflex), ("explicit contact pairs", model.npair)):
         if count:
             raise ValueError(f"the model has {count} {kind}: they have no twin in PyBullet")
+    for actuator in np.flatnonzero(~np.isin(model.actuator_trntype, (*_ON_JOINTS, mujoco.mjtTrn.mjTRN_SITE.value))):
+        raise ValueError(f"actuator {model.actuator(int(actuator)).name!r} drives neither a joint nor a site: it has no twin in PyBullet")
     if model.opt.density or model.opt.viscosity:
         raise ValueError("the model has a fluid (density, viscosity): it has no twin in PyBullet")
 
@@ -191,13 +200,14 @@ def _read_tree(model: mujoco.MjModel, compensated: mujoco.MjModel, root: int, li
         document=tree_urdf(model, root, limits),
         fixed=not free,
         pose=np.array([0, 0, 0, 1.0, 0, 0, 0]) if moves_at_root else own_pose,
+        free_joint=model.joint(joints[0]).name if free else "",
         joints=None if free or not joints else _read_joints(model, joints, tree_urdf(compensated, root, limits)),
     )
 
 
 def _read_joints(model: mujoco.MjModel, joints: list[int], compensated: str) -> Joints:
     dofs = model.jnt_dofadr[joints]
-    mine = [a for a in range(model.nu) if model.actuator_trnid[a, 0] in joints]
+    mine = [a for a in range(model.nu) if model.actuator_trntype[a] in _ON_JOINTS and model.actuator_trnid[a, 0] in joints]
     for a in mine:
         if not _is_linear_motor(model, a):
             raise ValueError(f"actuator {model.actuator(a).name!r} is not a linear motor on a joint: it has no twin in PyBullet")
@@ -233,7 +243,8 @@ def _is_linear_motor(model: mujoco.MjModel, actuator: int) -> bool:
     return all(kinds) and not any(field[actuator] for field in more)
 
 
-def _link(model: mujoco.MjModel, body: int, tops: list[int]) -> Link:
+def link_of(model: mujoco.MjModel, body: int, tops: list[int]) -> Link:
+    """The link that a body is, by the numbers of the bodies that hang in the world."""
     return (tops.index(int(model.body_rootid[body])), model.body(body).name)
 
 
@@ -255,7 +266,7 @@ def _touching(model: mujoco.MjModel, tops: list[int]) -> dict[tuple[Link, Link],
             raise ValueError(f"shapes of {model.body(one).name!r} and {model.body(other).name!r} touch in different ways: PyBullet decides for whole bodies")
         (friction,) = frictions
         if friction is not None:
-            result[_link(model, one, tops), _link(model, other, tops)] = friction
+            result[link_of(model, one, tops), link_of(model, other, tops)] = friction
     return result
 
 
@@ -286,13 +297,13 @@ def _read_sensor(model: mujoco.MjModel, sensor: int, tops: list[int]) -> Sensor:
     target = int(model.sensor_objid[sensor])
     if kind in _JOINT_SENSORS:
         body = int(model.jnt_bodyid[target])
-        return Sensor(_JOINT_SENSORS[kind], _link(model, body, tops)[0], model.joint(target).name, np.zeros(7))
+        return Sensor(_JOINT_SENSORS[kind], link_of(model, body, tops)[0], model.joint(target).name, np.zeros(7))
     if kind not in _FRAME_SENSORS or model.sensor_refid[sensor] >= 0:
         known = ", ".join(k.lower() for k in (*_JOINT_SENSORS, *_FRAME_SENSORS))
         what = f"sensor {model.sensor(sensor).name!r} is a {kind.lower()}"
         raise ValueError(f"{what} (or relative to a frame): PyBullet measures {known}, in the world's frame")
     body, pos, quat = _place(model, mujoco.mjtObj(model.sensor_objtype[sensor]), target)
-    return Sensor(_FRAME_SENSORS[kind], *_link(model, body, tops), np.concatenate([pos, quat]))
+    return Sensor(_FRAME_SENSORS[kind], *link_of(model, body, tops), np.concatenate([pos, quat]))
 
 
 def _place(model: mujoco.MjModel, kind: mujoco.mjtObj, number: int) -> tuple[int, Array, Array]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.tasks.simulators.bullet_scene import Link, Scene, Sensor
-from metarl.tasks.simulators.urdf import Array
+from metarl.tasks.simulators.urdf import Array, rotation
 
 try:
     import pybullet as bullet
@@ -91,19 +91,26 @@ class World:
         for link, friction in scene.friction.items():
             bullet.changeDynamics(self._bodies[link[0]], self._number(link), lateralFriction=friction, physicsClientId=self._client)
 
-    def reset(self, qpos: Mapping[int, Array], poses: Mapping[int, Array]) -> None:
-        """Everything at rest where it is told, or as it was loaded; nothing is left of the contacts before.
+    def reset(self, joints: Mapping[int, tuple[Array, Array | None]], roots: Mapping[int, tuple[Array, Array | None]]) -> None:
+        """Everything where it is told, or as it was loaded, at rest unless told otherwise; nothing is left of the contacts before.
 
         Args:
-            qpos: number of a tree -> (J,) positions of its joints.
-            poses: number of a tree -> (3,) position or (7,) position and quaternion wxyz of its root's frame.
+            joints: number of a tree -> (J,) positions and velocities of its joints.
+            roots: number of a tree -> (3,) position or (7,) position and quaternion wxyz of its root's frame, and (6,) its velocity,
+                linear in the world, angular in the frame.
         """
         bullet.restoreState(self._fresh, physicsClientId=self._client)
-        for tree, values in qpos.items():
-            for joint, value in zip(self._movable[tree], values.tolist(), strict=True):
-                bullet.resetJointState(self._bodies[tree], joint, value, 0.0, physicsClientId=self._client)
-        for tree, pose in poses.items():
+        for tree, (qpos, qvel) in joints.items():
+            speeds = np.zeros(len(qpos)) if qvel is None else qvel
+            for joint, value, speed in zip(self._movable[tree], qpos.tolist(), speeds.tolist(), strict=True):
+                bullet.resetJointState(self._bodies[tree], joint, value, speed, physicsClientId=self._client)
+        for tree, (pose, twist) in roots.items():
             self._place(tree, pose)
+            if twist is not None and twist.any():
+                turn = rotation(pose[3:])
+                spin = turn @ twist[3:]
+                com = twist[:3] + np.cross(spin, turn @ np.array(self._com[tree][0]))  # Bullet moves the centre of mass
+                bullet.resetBaseVelocity(self._bodies[tree], com.tolist(), spin.tolist(), physicsClientId=self._client)
 
     def _place(self, tree: int, pose: Array) -> None:
         quat = _xyzw(pose[3:]) if len(pose) == 7 else (0.0, 0.0, 0.0, 1.0)
@@ -130,6 +137,18 @@ class World:
         """Efforts on the tree's joints during the next step."""
         bullet.setJointMotorControlArray(self._bodies[tree], self._movable[tree], bullet.TORQUE_CONTROL, forces=efforts, physicsClientId=self._client)
 
+    def base_motion(self, tree: int) -> tuple[Array, Any, Any]:
+        """Of the root of a tree that floats: rotation matrix, velocity of its centre of mass, angular velocity."""
+        _, quat, _, linear, angular = self._root_state(tree)
+        return rotation(np.array([quat[3], *quat[:3]])), linear, angular
+
+    def push_link(self, link: Link, wrench: list[float]) -> None:
+        """Force and torque at the link's centre of mass, in the world's frame, during the next step."""
+        body, number = self._bodies[link[0]], self._number(link)
+        com = self._link_state(*link)[2]
+        bullet.applyExternalForce(body, number, wrench[:3], com, bullet.WORLD_FRAME, physicsClientId=self._client)
+        bullet.applyExternalTorque(body, number, wrench[3:], bullet.WORLD_FRAME, physicsClientId=self._client)
+
     def step(self) -> None:
         """One step of physics."""
         bullet.stepSimulation(physicsClientId=self._client)
@@ -152,11 +171,15 @@ class World:
         """Of a link: position and quaternion of its frame, position and velocity of its centre of mass, angular velocity."""
         body, link = self._bodies[tree], self._links[tree][name]
         if link == _BASE:
-            com, com_quat = bullet.getBasePositionAndOrientation(body, physicsClientId=self._client)
-            pos, quat = bullet.multiplyTransforms(com, com_quat, *bullet.invertTransform(*self._com[tree]))
-            return (pos, quat, com, *bullet.getBaseVelocity(body, physicsClientId=self._client))
+            return self._root_state(tree)
         state = bullet.getLinkState(body, link, computeLinkVelocity=1, computeForwardKinematics=1, physicsClientId=self._client)
         return state[4], state[5], state[0], state[6], state[7]
+
+    def _root_state(self, tree: int) -> tuple[Any, Any, Any, Any, Any]:
+        body = self._bodies[tree]
+        com, com_quat = bullet.getBasePositionAndOrientation(body, physicsClientId=self._client)
+        pos, quat = bullet.multiplyTransforms(com, com_quat, *bullet.invertTransform(*self._com[tree]))
+        return (pos, quat, com, *bullet.getBaseVelocity(body, physicsClientId=self._client))
 
     def _number(self, link: Link) -> int:
         return self._links[link[0]][link[1]]

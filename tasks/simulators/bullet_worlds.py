@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.tasks.simulators.bullet_scene import Joints, Link, Scene
+from metarl.tasks.simulators.bullet_thrusters import ThrusterForces
 from metarl.tasks.simulators.bullet_world import Bench, World
 from metarl.tasks.simulators.urdf import Array
 
@@ -36,6 +37,12 @@ class Worlds:
             world.load(scene)
         self._ctrl = np.zeros((len(scenes), scenes[0].num_ctrl))
         self._timestep = scenes[0].timestep
+        self._wrenches: dict[Link, Array] = {}
+        names = [tree.name for tree in scenes[0].trees]
+        self._thrusters = {
+            (names.index(thrusters.body), thrusters.body): ThrusterForces([scene.thrusters[k] for scene in scenes], self._timestep)
+            for k, thrusters in enumerate(scenes[0].thrusters)
+        }
         self._forces: dict[int, JointForces] = {}
         self._compensated: dict[int, list[tuple[int, int]]] = {}
         self._bench.close()
@@ -45,17 +52,24 @@ class Worlds:
                 self._forces[t] = JointForces(joints)
                 self._compensated[t] = [self._bench.load(j.compensated, s.gravity) for j, s in zip(joints, scenes, strict=True)]
 
-    def reset(self, qpos: Mapping[int, Array], poses: Mapping[int, Array], ctrl: Array) -> None:
-        """Everything at rest where it is told, or as it was loaded.
+    def reset(self, joints: Mapping[int, tuple[Array, Array | None]], roots: Mapping[int, tuple[Array, Array | None]], ctrl: Array) -> None:
+        """Everything where it is told, or as it was loaded.
 
         Args:
-            qpos: number of a tree -> (n, J) positions of its joints.
-            poses: number of a tree -> (n, 3) positions or (n, 7) positions and quaternions wxyz of its root's frame.
+            joints: number of a tree -> (n, J) positions of its joints and their velocities, None at rest.
+            roots: number of a tree -> (n, 3) positions or (n, 7) positions and quaternions wxyz of its root's frame, and (n, 6) velocities.
             ctrl: (n, C) commands of the actuators.
         """
         for i, world in enumerate(self._worlds):
-            world.reset({t: q[i] for t, q in qpos.items()}, {t: p[i] for t, p in poses.items()})
+            world.reset(*({t: (pos[i], None if vel is None else vel[i]) for t, (pos, vel) in of.items()} for of in (joints, roots)))
         self._ctrl[:] = ctrl
+        self._wrenches = {}
+        for thrusters in self._thrusters.values():
+            thrusters.reset(ctrl)
+
+    def push_bodies(self, wrenches: Mapping[Link, Array]) -> None:
+        """Push links with (n, 6) forces and torques at their centres of mass, in the world's frame, in all steps to come."""
+        self._wrenches.update(wrenches)
 
     def advance(self, commands: Array | None, substeps: int, active: NDArray[np.bool_]) -> None:
         """Run the worlds of the mask.
@@ -70,10 +84,22 @@ class Worlds:
         for s in range(substeps if len(chosen) else 0):
             if commands is not None:
                 self._ctrl[:] = commands[:, min(s, commands.shape[1] - 1)]
+            for link in self._wrenches.keys() | self._thrusters.keys():
+                self._push_link(link, chosen)
             dampings = {tree: self._push(tree, chosen, *states[tree]) for tree in states}
             for i in chosen:
                 self._worlds[i].step()
             states = {tree: self._damp(tree, chosen, *states[tree], *dampings[tree]) for tree in states}
+
+    def _push_link(self, link: Link, chosen: NDArray[np.int_]) -> None:
+        """Put what pushes the link from outside, and its own thrusters, on it for the next step."""
+        wrench = self._wrenches[link][chosen] if link in self._wrenches else np.zeros((len(chosen), 6))
+        if link in self._thrusters:
+            states = [self._worlds[i].base_motion(link[0]) for i in chosen]
+            turned, linvel, angvel = (np.array(part) for part in zip(*states, strict=True))
+            wrench = self._thrusters[link].compute(chosen, turned, linvel, angvel, self._ctrl[chosen], wrench)
+        for i, values in zip(chosen, wrench.tolist(), strict=True):
+            self._worlds[i].push_link(link, values)
 
     def _states(self, tree: int, chosen: NDArray[np.int_]) -> tuple[Array, Array]:
         """Positions and velocities (m, J) of the tree's joints."""

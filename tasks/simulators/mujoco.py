@@ -18,12 +18,10 @@ _VEL = mujoco.mjtStage.mjSTAGE_VEL.value  # makes readings belong to the new sta
 
 
 def compile_scene(task: Task) -> mujoco.MjModel:
-    """The task's scene as a model, with the solver settings that every task shares."""
+    """The task's scene as a model, with the task's settings of the solver."""
     spec = task.build()
     spec.option.timestep = task.physics_dt
-    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
-    spec.option.impratio = 10.0  # friction that holds as long as it should
+    task.solver(spec.option)
     return spec.compile()
 
 
@@ -40,18 +38,31 @@ def reading_slices(model: mujoco.MjModel) -> dict[str, slice]:
     return slices
 
 
+def body_named(task: Task, model: mujoco.MjModel, name: str) -> int:
+    """Number of the body that a task pushes.
+
+    Raises:
+        ValueError: the scene has no such body.
+    """
+    number: int = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name)
+    if number < 0:
+        raise ValueError(f"{task.name} pushes {name!r}: its scene has no body of that name; it has {', '.join(model.body(b).name for b in range(1, model.nbody))}")
+    return number
+
+
 class MujocoSimulator(RobotSimulator):
     """See `Simulator`. `batch` is open to whoever wants to look deeper."""
 
     def __init__(self, task: Task, num_sims: int, num_threads: int = 0) -> None:
-        super().__init__(task, num_sims)
-        self.model = compile_scene(task)
+        super().__init__(task, num_sims, compile_scene(task))
         self.batch = mujoco.batch.Batch(self.model, num_sims, num_threads or os.cpu_count() or 1, persistent=True)
         self._sensordata = self.batch.bind("sensordata")
+        self._fields = {name: self.batch.bind(name).reshape(num_sims, -1) for name in task.data_fields}
         self._ctrl = self.batch.bind("ctrl")
+        self._pushed = self.batch.bind("xfrc_applied").reshape(num_sims, self.model.nbody, 6)
+        lagging = np.flatnonzero(self.model.actuator_dyntype == mujoco.mjtDyn.mjDYN_FILTEREXACT)
+        self._lagging = self.model.actuator_ctrladr[lagging], self.model.actuator_actadr[lagging]
         self._slices = reading_slices(self.model)
-        self._joints = np.array([self.model.joint(n).qposadr[0] for n in self.robot.joint_names])
-        self._actuators = np.array([self.model.actuator(n).id for n in self.robot.joint_names])
         self._renderer: mujoco.Renderer | None = None
 
     def set_tasks(self, values: dict[str, NDArray[np.float64]]) -> None:
@@ -60,29 +71,36 @@ class MujocoSimulator(RobotSimulator):
 
     def reset(self, start: Readings, goals: Readings) -> Readings:
         self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE.value)
-        qpos = self.batch.bind("qpos")
+        self._ctrl[:] = self.first_ctrl(start).numpy()
         for name, value in start.items():
-            if name == "qpos":
-                qpos[:, self._joints] = value.numpy()
-            else:
-                address = int(self.model.joint(name).qposadr[0])
-                qpos[:, address : address + 7] = value.numpy()
-        self._ctrl[:, self._actuators] = start["qpos"].numpy()
-        self.last_qpos = start["qpos"]
-        for name, value in goals.items():
-            body = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, name.removesuffix("_pos"))
-            if body >= 0 and self.model.body_mocapid[body] >= 0:
-                self.batch.bind("mocap_pos")[:, self.model.body_mocapid[body]] = value.numpy()
+            field, columns = self.place(name)
+            self.batch.bind(field)[:, columns] = value.numpy()
+        if "qpos" in start:
+            self.last_qpos = start["qpos"]
+        if self.model.na:  # motors with a lag have long followed the first command
+            self.batch.bind("act")[:, self._lagging[1]] = self._ctrl[:, self._lagging[0]]
+        self.show(goals)
         self.batch.forward(stage=_VEL)
         return self.read()
 
+    def push(self, wrenches: Readings) -> None:
+        for name, wrench in wrenches.items():
+            self._pushed[:, body_named(self.task, self.model, name)] = wrench.numpy()
+
+    def show(self, places: Readings) -> None:
+        for name, value in places.items():
+            body = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, name.removesuffix("_pos"))
+            if body >= 0 and self.model.body_mocapid[body] >= 0:
+                self.batch.bind("mocap_pos")[:, self.model.body_mocapid[body]] = value.numpy()
+
     def read(self) -> Readings:
         data = torch.from_numpy(self._sensordata.astype(np.float32))
-        return {name: data[:, s] for name, s in self._slices.items()}
+        sensed = {name: data[:, s] for name, s in self._slices.items()}
+        return {**sensed, **{name: torch.from_numpy(field.astype(np.float32)) for name, field in self._fields.items()}}
 
-    def advance(self, targets: Tensor | None, substeps: int, active: Tensor | None) -> None:
-        if targets is not None:
-            self._ctrl[:, self._actuators] = targets.numpy()
+    def advance(self, ctrl: Tensor | None, substeps: int, active: Tensor | None) -> None:
+        if ctrl is not None:
+            self._ctrl[:] = ctrl.numpy()
         self.batch.step(None if active is None else active.numpy(), substeps, _VEL)
 
     def render(self, sim: int, width: int = 640, height: int = 480) -> NDArray[np.uint8]:

@@ -16,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.tasks.simulators.bullet_scene import Scene, read_scene
+from metarl.tasks.simulators.bullet_scene import link_of, read_scene
 from metarl.tasks.simulators.bullet_worlds import LocalWorlds, RemoteWorlds
-from metarl.tasks.simulators.mujoco import compile_scene, reading_slices
-from metarl.tasks.simulators.simulator import RobotSimulator
-from metarl.tasks.simulators.urdf import Array
+from metarl.tasks.simulators.mujoco import body_named, compile_scene, reading_slices
+from metarl.tasks.simulators.simulator import RobotSimulator, joint_columns
+from metarl.tasks.simulators.urdf import Array, roots
 from metarl.tasks.task import Readings, Task
+
+State = tuple[Array, Array | None]  # positions and velocities, a row for each simulation; None: at rest
 
 _WORTH_A_PROCESS = 8  # simulations; a process takes some two seconds to start
 
@@ -30,11 +32,9 @@ class PybulletSimulator(RobotSimulator):
     """See `Simulator`; `num_threads` are processes here, one of them this one if it is the only one."""
 
     def __init__(self, task: Task, num_sims: int, num_threads: int = 0) -> None:
-        super().__init__(task, num_sims)
-        self.model = compile_scene(task)
+        super().__init__(task, num_sims, compile_scene(task))
         read_scene(self.model, self.robot)  # refuses at once what Bullet cannot do
         self._slices = reading_slices(self.model)
-        self._actuators = np.array([self.model.actuator(n).id for n in self.robot.joint_names])
         wanted = min(num_threads, num_sims) if num_threads else min(os.cpu_count() or 1, num_sims // _WORTH_A_PROCESS)
         self._workers: list[LocalWorlds | RemoteWorlds] = [RemoteWorlds() for _ in range(wanted)] if wanted > 1 else [LocalWorlds()]
         self._shards = [slice(int(part[0]), int(part[-1]) + 1) for part in np.array_split(np.arange(num_sims), len(self._workers))]
@@ -44,52 +44,60 @@ class PybulletSimulator(RobotSimulator):
         self.task.apply(batch, values)
         batch.set_const()
         scenes = [read_scene(batch.get_model(i), self.robot) for i in range(self.num_sims)]
-        self._index(scenes[0])
+        self._trees = scenes[0].trees
         self._each("load", lambda shard: (scenes[shard],))
 
-    def _index(self, scene: Scene) -> None:
-        """Which tree is which, and where the robot's joints lie in its own."""
-        self._trees = {tree.name: t for t, tree in enumerate(scene.trees)}
-        self._robot_tree = next(t for t, tree in enumerate(scene.trees) if tree.joints and self.robot.joint_names[0] in tree.joints.names)
-        joints = scene.trees[self._robot_tree].joints
-        assert joints is not None
-        self._num_joints = len(joints.names)
-        self._columns = np.array([joints.names.index(name) for name in self.robot.joint_names])
-
     def reset(self, start: Readings, goals: Readings) -> Readings:
-        self.last_qpos = start["qpos"]
-        qpos = np.zeros((self.num_sims, self._num_joints))
-        qpos[:, self._columns] = start["qpos"].numpy()
-        ctrl = self._commands(start["qpos"].unsqueeze(1))[:, 0]
-        placed = {name: value for name, value in start.items() if name != "qpos"}
-        shown = {name.removesuffix("_pos"): value for name, value in goals.items()}
-        poses = {self._trees[name]: value.double().numpy() for name, value in {**shown, **placed}.items() if name in self._trees}
-        self._each("reset", lambda shard: ({self._robot_tree: qpos[shard]}, {t: pose[shard] for t, pose in poses.items()}, ctrl[shard]))
+        if "qpos" in start:
+            self.last_qpos = start["qpos"]
+        joints, roots = self._states(start)
+        for name, value in goals.items():
+            roots.update({t: (value.double().numpy(), None) for t, tree in enumerate(self._trees) if tree.name == name.removesuffix("_pos")})
+        ctrl = self.first_ctrl(start).double().numpy()
+        self._each("reset", lambda shard: (_rows(joints, shard), _rows(roots, shard), ctrl[shard]))
         return self.read()
+
+    def _states(self, start: Readings) -> tuple[dict[int, State], dict[int, State]]:
+        """Number of a tree -> positions and velocities of its joints, or pose and twist of its root: of the trees that `start` places."""
+        state = {"qpos": np.tile(self.model.qpos0, (self.num_sims, 1)), "qvel": np.zeros((self.num_sims, self.model.nv))}
+        placed: set[tuple[str, int]] = set()
+        for name, value in start.items():
+            field, columns = self.place(name)
+            if name != "ctrl":
+                state[field][:, columns] = value.numpy()
+                placed.update((field, int(c)) for c in columns)
+        joints: dict[int, State] = {}
+        roots: dict[int, State] = {}
+        for t, tree in enumerate(self._trees):
+            for found, names in ((joints, tree.joints.names if tree.joints else ()), (roots, (tree.free_joint,) if tree.free_joint else ())):
+                qpos, qvel = ([int(c) for n in names for c in joint_columns(self.model, f, self.model.joint(n).id)] for f in ("qpos", "qvel"))
+                if any(("qpos", c) in placed for c in qpos) or any(("qvel", c) in placed for c in qvel):
+                    found[t] = (state["qpos"][:, qpos], state["qvel"][:, qvel])
+        return joints, roots
 
     def read(self) -> Readings:
         data = torch.from_numpy(np.concatenate(self._each("read")).astype(np.float32))
         return {name: data[:, s] for name, s in self._slices.items()}
 
-    def advance(self, targets: Tensor | None, substeps: int, active: Tensor | None) -> None:
-        commands = None if targets is None else self._commands(targets.unsqueeze(1))
-        self._advance(commands, substeps, active)
+    def advance(self, ctrl: Tensor | None, substeps: int, active: Tensor | None) -> None:
+        self._advance(None if ctrl is None else ctrl.unsqueeze(1), substeps, active)
 
-    def follow(self, targets: Tensor, active: Tensor | None) -> None:
-        if self.on_frame is None:  # all targets at once: processes need not wait for each other after every step
-            self._advance(self._commands(targets), targets.shape[1], active)
+    def follow(self, ctrl: Tensor, active: Tensor | None) -> None:
+        if self.on_frame is None:  # all commands at once: processes need not wait for each other after every step
+            self._advance(ctrl, ctrl.shape[1], active)
         else:
-            super().follow(targets, active)
+            super().follow(ctrl, active)
 
-    def _commands(self, targets: Tensor) -> Array:
-        """(N, S, C) commands of all actuators, from those (N, S, J) of the robot's joints."""
-        commands = np.zeros((*targets.shape[:2], self.model.nu))
-        commands[..., self._actuators] = targets.numpy()
-        return commands
-
-    def _advance(self, commands: Array | None, substeps: int, active: Tensor | None) -> None:
+    def _advance(self, ctrl: Tensor | None, substeps: int, active: Tensor | None) -> None:
+        commands = None if ctrl is None else ctrl.double().numpy()
         mask = np.ones(self.num_sims, dtype=np.bool_) if active is None else active.numpy()
         self._each("advance", lambda shard: (None if commands is None else commands[shard], substeps, mask[shard]))
+
+    def push(self, wrenches: Readings) -> None:
+        if wrenches:
+            tops = roots(self.model)
+            pushed = {link_of(self.model, body_named(self.task, self.model, name), tops): wrench.double().numpy() for name, wrench in wrenches.items()}
+            self._each("push_bodies", lambda shard: ({link: wrench[shard] for link, wrench in pushed.items()},))
 
     def frictions(self) -> list[dict[tuple[int, str], float]]:
         """Of each simulation, the friction that Bullet says each link has; a link is the number of its tree and its name."""
@@ -97,7 +105,10 @@ class PybulletSimulator(RobotSimulator):
 
     def launch(self, body: str, linvel: Array) -> None:
         """Give a free body a linear velocity (N, 3) in m/s, world frame: to see how it slides by itself."""
-        self._each("launch", lambda shard: (self._trees[body], linvel[shard]))
+        self._each("launch", lambda shard: (self._tree(body), linvel[shard]))
+
+    def _tree(self, name: str) -> int:
+        return next(t for t, tree in enumerate(self._trees) if tree.name == name)
 
     def render(self, sim: int, width: int = 640, height: int = 480) -> NDArray[np.uint8]:
         worker = next(w for w, shard in enumerate(self._shards) if sim < shard.stop)
@@ -118,6 +129,10 @@ class PybulletSimulator(RobotSimulator):
             if isinstance(answer, Exception):
                 raise answer
         return answers
+
+
+def _rows(states: dict[int, State], shard: slice) -> dict[int, State]:
+    return {t: (pos[shard], None if vel is None else vel[shard]) for t, (pos, vel) in states.items()}
 
 
 def _answer_or_error(worker: LocalWorlds | RemoteWorlds) -> Any:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.robots.spec import JointTrajectory, interpolate
+from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, interpolate
 from metarl.tasks.task import Readings, Task
+
+if TYPE_CHECKING:
+    import mujoco
 
 SETTLE_CHUNK = 0.1  # s between two looks at whether everything has come to rest
 
@@ -19,7 +23,7 @@ SETTLE_CHUNK = 0.1  # s between two looks at whether everything has come to rest
 class Simulator(ABC):
     """N copies of a task's scene, each with its own parameters.
 
-    Joint position loop, the same in every engine: effort = kp (target - qpos) - kd qvel, cut at the effort limits, where
+    Joint position loop of an arm, the same in every engine: effort = kp (target - qpos) - kd qvel, cut at the effort limits, where
     target = wanted qpos + kd / kp * wanted qvel, so that the damping acts on the velocity error. Weight of the arm itself is compensated.
     """
 
@@ -39,6 +43,22 @@ class Simulator(ABC):
     def step(self, command: Any, active: Tensor) -> Readings:
         """Carry out one command in the simulations of the mask `active` (N,); the others stand still. Fresh readings of all."""
 
+    def first_command(self, start: Readings) -> tuple[str, Tensor] | None:
+        """What counts as commanded before the first command, as a reading; None where commands are none of the physics' business."""
+        return None
+
+    def push(self, wrenches: Readings) -> None:
+        """Push bodies during the next steps: name -> (N, 6) force and torque at the centre of mass, in the world's frame. A reset ends it.
+
+        Raises:
+            ValueError: there is no such body.
+        """
+        for name in wrenches:
+            raise ValueError(f"{self.task.name} pushes {name!r}: an analytic task has no bodies")
+
+    def show(self, places: Readings) -> None:
+        """Put mocap bodies in the picture, as `reset` does with goals: name of the body and `_pos` -> (N, 3)."""
+
     def render(self, sim: int, width: int = 640, height: int = 480) -> NDArray[np.uint8]:
         """(height, width, 3) picture of one simulation.
 
@@ -52,41 +72,85 @@ class Simulator(ABC):
 
 
 class RobotSimulator(Simulator):
-    """What the engines with a robot in them share: following joint trajectories, then waiting for rest."""
+    """What the engines with bodies in them share: carrying out joint trajectories or motor commands, then waiting for rest."""
 
-    def __init__(self, task: Task, num_sims: int) -> None:
+    def __init__(self, task: Task, num_sims: int, model: mujoco.MjModel) -> None:
         super().__init__(task, num_sims)
-        self.robot = task.robot
-        self.damping_ratio = torch.tensor(self.robot.kd) / torch.tensor(self.robot.kp)
+        self.model = model
+        self.robot = task.robot if task.robot_name else None
         self.on_frame: Any = None  # called with the simulator 25 times per simulated second, to film
+        if isinstance(self.robot, ArmSpec):
+            self.damping_ratio = torch.tensor(self.robot.kd) / torch.tensor(self.robot.kp)
+            self._actuators = np.array([model.actuator(n).id for n in self.robot.joint_names])
+
+    def place(self, name: str) -> tuple[str, NDArray[np.int_]]:
+        """Where in the model's state a name of `Task.start` lies: "qpos" or "qvel", and columns of it.
+
+        Raises:
+            ValueError: the model has no joint of that name.
+        """
+        if name == "ctrl":
+            return name, np.arange(self.model.nu)
+        field, joint = ("qvel" if name.split("/")[0] == "qvel" else "qpos"), name.removeprefix("qvel/")
+        known = [self.model.joint(j).name for j in range(self.model.njnt)]
+        everything: Iterable[str | int] = self.robot.joint_names if self.robot and self.robot.joint_names else range(self.model.njnt)
+        joints = list(everything) if joint in ("qpos", "qvel") else [joint]
+        for named in joints:
+            if isinstance(named, str) and named not in known:
+                raise ValueError(f"start of {self.task.name} places {named!r}: the model has no joint of that name; it has {', '.join(known)}")
+        columns = [joint_columns(self.model, field, self.model.joint(j).id) for j in joints]
+        return field, np.concatenate(columns)
+
+    def first_command(self, start: Readings) -> tuple[str, Tensor]:
+        if isinstance(self.robot, ArmSpec) and "ctrl" not in start:
+            return "command_qpos", start["qpos"]
+        return "command_ctrl", self.first_ctrl(start)
+
+    def ctrl_of(self, targets: Tensor) -> Tensor:
+        """Commands (..., U) of all actuators, from those (..., J) of the arm's position loops; a gripper keeps its width."""
+        ctrl = targets.new_zeros(*targets.shape[:-1], self.model.nu)
+        ctrl[..., self._actuators] = targets
+        return ctrl
+
+    def first_ctrl(self, start: Readings) -> Tensor:
+        """(N, U) what the actuators get until the first command."""
+        if "ctrl" in start:
+            return start["ctrl"]
+        return self.ctrl_of(start["qpos"]) if isinstance(self.robot, ArmSpec) else torch.zeros(self.num_sims, self.model.nu)
 
     @abstractmethod
     def read(self) -> Readings:
         """Fresh sensor readings of all simulations; tensors that later steps do not change."""
 
     @abstractmethod
-    def advance(self, targets: Tensor | None, substeps: int, active: Tensor | None) -> None:
-        """Run `substeps` of physics towards joint position-loop targets (N, J), or the last ones; None: all simulations."""
+    def advance(self, ctrl: Tensor | None, substeps: int, active: Tensor | None) -> None:
+        """Run `substeps` of physics with commands (N, U) of all actuators, or the last ones; active None: all simulations."""
 
-    def follow(self, targets: Tensor, active: Tensor | None) -> None:
-        """One step of physics towards each of S targets (N, S, J) in turn."""
-        for s in range(targets.shape[1]):
-            self._filmed(targets[:, s], 1, active)
+    def follow(self, ctrl: Tensor, active: Tensor | None) -> None:
+        """One step of physics with each of S commands (N, S, U) in turn."""
+        for s in range(ctrl.shape[1]):
+            self._filmed(ctrl[:, s], 1, active)
 
-    def step(self, command: JointTrajectory, active: Tensor) -> Readings:
-        """Follow the trajectory, then wait at most `settle_time` for `Task.at_rest`."""
+    def step(self, command: JointTrajectory | Controls, active: Tensor) -> Readings:
+        """Carry out the command, then wait at most `settle_time` for `Task.at_rest`."""
         mask = None if bool(active.all()) else active
-        substeps = max(1, round(command.dt / self.task.physics_dt))
-        if command.qpos.shape[-2] == 1:  # a control loop's command: held for the tick
-            self._filmed(command.qpos[:, 0] + self.damping_ratio * command.qvel[:, 0], substeps, mask)
+        if isinstance(command, Controls):
+            self._filmed(command.ctrl, round(self.task.decision_dt / self.task.physics_dt), mask)
         else:
-            qpos, qvel = interpolate(command, self.last_qpos, substeps)
-            self.follow(qpos + self.damping_ratio * qvel, mask)
-        self.last_qpos = command.qpos[:, -1]
+            self._trace(command, mask)
         self._settle(active)
         return self.read()
 
-    last_qpos: Tensor  # (N, J) where the last command ended
+    last_qpos: Tensor  # (N, J) where the last trajectory ended
+
+    def _trace(self, command: JointTrajectory, mask: Tensor | None) -> None:
+        substeps = max(1, round(command.dt / self.task.physics_dt))
+        if command.qpos.shape[-2] == 1:  # a control loop's command: held for the tick
+            self._filmed(self.ctrl_of(command.qpos[:, 0] + self.damping_ratio * command.qvel[:, 0]), substeps, mask)
+        else:
+            qpos, qvel = interpolate(command, self.last_qpos, substeps)
+            self.follow(self.ctrl_of(qpos + self.damping_ratio * qvel), mask)
+        self.last_qpos = command.qpos[:, -1]
 
     def _settle(self, active: Tensor) -> None:
         chunk = max(1, round(SETTLE_CHUNK / self.task.physics_dt))
@@ -102,10 +166,17 @@ class RobotSimulator(Simulator):
 
     _substeps_filmed = 0
 
-    def _filmed(self, targets: Tensor | None, substeps: int, active: Tensor | None) -> None:
-        self.advance(targets, substeps, active)
+    def _filmed(self, ctrl: Tensor | None, substeps: int, active: Tensor | None) -> None:
+        self.advance(ctrl, substeps, active)
         if self.on_frame is not None:
             every = round(0.04 / self.task.physics_dt)
             before, self._substeps_filmed = self._substeps_filmed, self._substeps_filmed + substeps
             if before // every != self._substeps_filmed // every:
                 self.on_frame(self)
+
+
+def joint_columns(model: mujoco.MjModel, field: str, joint: int) -> NDArray[np.int_]:
+    """Where the joint lies in "qpos" or "qvel"."""
+    first, free, ball = (model.jnt_qposadr, 7, 4) if field == "qpos" else (model.jnt_dofadr, 6, 3)
+    size = {0: free, 1: ball}.get(int(model.jnt_type[joint]), 1)  # MuJoCo's numbers of the free and the ball joint
+    return np.arange(first[joint], first[joint] + size)

@@ -35,7 +35,7 @@ def robot_urdf(model: mujoco.MjModel, robot: RobotSpec) -> str:
         ValueError: something in the tree has no twin in URDF; the message names it.
     """
     body = model.joint(robot.joint_names[0]).bodyid[0]
-    return tree_urdf(model, int(model.body_rootid[body]), dict(zip(robot.joint_names, robot.qvel_limits, strict=True)), robot.name)
+    return tree_urdf(model, int(model.body_rootid[body]), robot.velocity_limits, robot.name)
 
 
 def free_body_urdf(model: mujoco.MjModel, name: str) -> str:

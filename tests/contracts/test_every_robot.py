@@ -7,11 +7,14 @@ import torch
 
 from metarl import robots
 from metarl.robots.kinematics import follow_line, jacobian, tool_pose
+from metarl.robots.spec import ArmSpec
+
+ARMS = [name for name in robots.names() if isinstance(robots.load(name), ArmSpec)]
 
 
-@pytest.fixture(scope="module", params=robots.names())
+@pytest.fixture(scope="module", params=ARMS)
 def robot(request):
-    return robots.load(request.param)
+    return robots.load_arm(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +47,28 @@ def test_numbers_fit_together(robot):
         assert not topic.startswith("/"), "a relative topic can be moved into a namespace"
 
 
-def test_robots_are_loaded_by_name(robot):
-    assert robots.load(robot.name) is robot
-    with pytest.raises(ValueError, match=rf"no robot is called '{robot.name}x': did you mean {robot.name}"):
-        robots.load(robot.name + "x")
+@pytest.mark.parametrize("name", robots.names())
+def test_robots_are_loaded_by_name(name):
+    robot = robots.load(name)
+    assert robot.name == name
+    assert robots.load(name) is robot
+    with pytest.raises(ValueError, match=rf"no robot is called '{name}x': did you mean {name}"):
+        robots.load(name + "x")
+
+
+@pytest.mark.parametrize("name", robots.names())
+def test_every_body_has_its_joints_and_a_stable_time_step(name):
+    robot = robots.load(name)
+    spec = robot.build()
+    spec.option.timestep = robot.physics_dt
+    model = spec.compile()
+    data = mujoco.MjData(model)
+    joints = [model.joint(n) for n in robot.joint_names]
+    assert {int(j.type[0]) for j in joints} <= {mujoco.mjtJoint.mjJNT_HINGE.value, mujoco.mjtJoint.mjJNT_SLIDE.value}
+    assert round(robot.control_dt / robot.physics_dt, 6).is_integer()
+    assert model.nu > 0
+    mujoco.mj_step(model, data, 200)
+    assert not data.warning.number.any(), "the body alone blows up"
 
 
 def test_model_has_the_named_joints_in_order_with_their_limits(robot, model):

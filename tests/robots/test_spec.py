@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from metarl import robots
-from metarl.robots.spec import JointTrajectory, interpolate, unknown_name
+from metarl.robots.spec import ArmSpec, JointTrajectory, interpolate, unknown_name
 
 
 def test_interpolation_of_one_interval_is_the_cubic_through_both_ends():
@@ -44,6 +44,10 @@ def test_a_constant_velocity_is_kept_between_points():
 @pytest.mark.parametrize("name", robots.names())
 def test_position_range_follows_dtype_and_device_of_its_argument(name):
     robot = robots.load(name)
+    if not isinstance(robot, ArmSpec):
+        with pytest.raises(TypeError, match=f"{name} is not an arm"):
+            robots.load_arm(name)
+        return
     low, high = robot.qpos_range(torch.zeros(2, dtype=torch.float64))
     assert low.tolist() == [limits[0] for limits in robot.qpos_limits]
     assert high.tolist() == [limits[1] for limits in robot.qpos_limits]

@@ -136,7 +136,7 @@ def test_objects_slide_as_far_as_friction_says(engine, tolerance):
         bench.simulator.batch.bind("qvel")[:, -6:-3] = linvel
     else:
         bench.simulator.launch("object", linvel)
-    bench.simulator.advance(bench.qpos, 600, None)
+    bench.simulator.advance(bench.simulator.ctrl_of(bench.qpos), 600, None)
     moved = (bench.simulator.read()["object_pos"] - begin)[:, :2].norm(dim=-1)
     expected = torch.tensor([speed**2 / (2 * row["friction"] * GRAVITY) for row in rows])
     torch.testing.assert_close(moved, expected, rtol=tolerance, atol=0)
@@ -260,7 +260,7 @@ def test_batched_parameters_are_bit_exact(task, row):
     model = bench.simulator.batch.get_model(0)
     pushed = bench.qpos[0].double().numpy() + np.array([0.3, 0.2, -0.2, 0.1, 0.3, -0.1, 0.2])
     alone = single_steps(model, bench, [pushed] * 200)
-    bench.simulator.advance(torch.as_tensor(pushed).expand(2, -1), 200, None)
+    bench.simulator.advance(bench.simulator.ctrl_of(torch.as_tensor(pushed).expand(2, -1)), 200, None)
     batch = bench.simulator.batch
     np.testing.assert_array_equal(batch.bind("qpos")[0], alone.qpos)
     np.testing.assert_array_equal(batch.bind("qvel")[0], alone.qvel)
