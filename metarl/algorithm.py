@@ -61,9 +61,12 @@ class MetaRLAlgorithm(ABC):
     Config: ClassVar[type[Any]]
     privileged: ClassVar[bool] = False  # its adapter is told the task (`Privileged`)
     pools_robots: ClassVar[bool] = False  # the copies of a task are one learner, which learns from all of them together
+    discrete: ClassVar[bool] = False  # it can choose between discrete actions
     noise_to_adapt: ClassVar[bool] = False  # it learns from varied actions, so evaluation and robots let it explore as well
 
     def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: Any, seed: int = 0) -> None:
+        if spec.discrete and not self.discrete:
+            raise ValueError(f"{spec.task} has discrete actions, and {type(self).__name__} acts by a Gaussian: rl2, robust and oracle can learn it")
         self.spec, self.params, self.config, self.seed = spec, params, config, seed
 
     def to(self, device: torch.device | str) -> Self:

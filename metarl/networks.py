@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from metarl.tasks.task import EnvSpec
 
 
 def mlp(sizes: Sequence[int], last_gain: float = 1.0) -> nn.Sequential:
@@ -61,6 +64,79 @@ class Normalizer(nn.Module):
         self.count.add_(count)
 
 
+# ---- policies ---------------------------------------------------------------------------------------------------------------
+
+
+class Distribution(Protocol):
+    """What a policy says of its next action, for any leading axes: all that acting and learning ask of it."""
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Actions (..., A), with random numbers from a generator on the CPU."""
+        ...
+
+    def mode(self) -> Tensor:
+        """(..., A) the likeliest actions. Not finite where the policy saw something that is not finite."""
+        ...
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """(...) log density or log probability of actions (..., A)."""
+        ...
+
+    def entropy(self) -> Tensor:
+        """(...)."""
+        ...
+
+
+class Gaussian(NamedTuple):
+    """Actions anywhere: independent Gaussians with means (..., A) and log standard deviations (A,)."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Actions (..., A); not cut to what an environment takes."""
+        return self.mean + self.log_std.exp() * torch.randn(self.mean.shape, generator=generator).to(self.mean.device)
+
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """(...) summed over the action's dimensions."""
+        return gaussian_log_prob(action, self.mean, self.log_std)
+
+    def entropy(self) -> Tensor:
+        """(...) the same everywhere."""
+        return gaussian_entropy(self.log_std).expand(self.mean.shape[:-1])
+
+
+class Categorical(NamedTuple):
+    """One of A choices, as one-hot rows, with log probabilities (..., A)."""
+
+    log_probs: Tensor
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One-hot rows (..., A): the largest log probability after Gumbel noise was added, which draws exactly from the distribution."""
+        uniform = torch.rand(self.log_probs.shape, generator=generator).clamp(min=1e-12).to(self.log_probs.device)
+        return self._one_hot(self.log_probs - (-uniform.log()).log())
+
+    def mode(self) -> Tensor:
+        """One-hot rows (..., A) of the likeliest choice, the first one of equals."""
+        return self._one_hot(self.log_probs)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """(...) of one-hot rows (..., A)."""
+        return (action * self.log_probs).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """(...)."""
+        return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+    def _one_hot(self, score: Tensor) -> Tensor:
+        chosen = torch.zeros_like(score).scatter(-1, score.argmax(-1, keepdim=True), 1.0)
+        return chosen + 0 * score  # the largest of numbers that are none is no choice: it stays NaN, and the environment refuses it
+
+
 class GaussianPolicy(nn.Module):
     """Gaussian over actions with a mean from features (..., F) and a standard deviation min_std + exp(s), s learned, the same everywhere."""
 
@@ -70,9 +146,36 @@ class GaussianPolicy(nn.Module):
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(std - min_std)))
         self.min_std = min_std
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (..., A) and log standard deviation (A,)."""
-        return self.mean(features), (self.min_std + self.log_std.exp()).log()
+    def forward(self, features: Tensor) -> Gaussian:
+        """At features (..., F)."""
+        return Gaussian(self.mean(features), (self.min_std + self.log_std.exp()).log())
+
+    def metrics(self) -> dict[str, float]:
+        """What to log of it."""
+        return {"action_std": float((self.min_std + self.log_std.detach().exp()).mean())}
+
+
+class CategoricalPolicy(nn.Module):
+    """Choice between A discrete actions, with log probabilities from features (..., F)."""
+
+    def __init__(self, num_features: int, hidden: Sequence[int], action_size: int) -> None:
+        super().__init__()
+        self.logits = mlp([num_features, *hidden, action_size], last_gain=0.01)
+
+    def forward(self, features: Tensor) -> Categorical:
+        """At features (..., F)."""
+        return Categorical(self.logits(features).log_softmax(-1))
+
+    def metrics(self) -> dict[str, float]:
+        """What to log of it: its entropy says all, and is logged by whoever knows where."""
+        return {}
+
+
+def make_policy(spec: EnvSpec, num_features: int, hidden: Sequence[int], std: float) -> GaussianPolicy | CategoricalPolicy:
+    """The policy that suits an environment's actions; `std` is the first standard deviation of continuous ones."""
+    if spec.discrete:
+        return CategoricalPolicy(num_features, hidden, spec.action_size)
+    return GaussianPolicy(num_features, hidden, spec.action_size, std)
 
 
 def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""What is asked of a body, and what differs from one task to the next. One task distribution a file; the file name is its name."""
+"""What is asked of a body, and what differs from one task to the next. One task distribution a file; the file name is its name.
+
+Some distributions have numbers in their names, and then any number may stand there: `bandit_n10_k5`, `bandit_n100_k5`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 from pathlib import Path
 
 from metarl.robots.spec import unknown_name
@@ -44,7 +48,32 @@ def make(name: str) -> Task:
             variants = _variants(module)
             if name in variants:
                 return variants[name]()
+            for kind in variants.values():
+                if kind.arguments and name.startswith(_stem(kind)):
+                    return _with_numbers(kind, name)()
     raise unknown_name("task", name, names())
+
+
+def _stem(kind: type[Task]) -> str:
+    """The name without its numbers."""
+    return re.sub("".join(rf"_{letter}\d+" for letter in kind.arguments) + "$", "", kind.name)
+
+
+def _with_numbers(kind: type[Task], name: str) -> type[Task]:
+    """The distribution with other numbers in its name.
+
+    Raises:
+        ValueError: the name has others than `kind.arguments`, or one is out of range.
+    """
+    ranges = " and ".join(f"{letter} from {low} to {high}" for letter, (low, high) in kind.arguments.items())
+    found = re.fullmatch(_stem(kind) + "".join(rf"_{letter}(0|[1-9]\d*)" for letter in kind.arguments), name)
+    if found is None:
+        raise ValueError(f"no task {name!r}: a name of this kind is {kind.name}, with {ranges}")
+    numbers = dict(zip(kind.arguments, map(int, found.groups()), strict=True))
+    for letter, (low, high) in kind.arguments.items():
+        if not low <= numbers[letter] <= high:
+            raise ValueError(f"no task {name!r}: {letter} = {numbers[letter]}, allowed is {letter} from {low} to {high}")
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "__doc__": kind.__doc__, "name": name, **kind.variant(**numbers)})
 
 
 def add_folder(folder: str | Path) -> None:

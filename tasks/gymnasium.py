@@ -11,7 +11,7 @@ Without the second import the module may stand in the name: `gymnasium.make("met
 
 A trial is all episodes of one task. `reset()` begins the next episode of the same task, and so does the automatic reset of the vector;
 another task comes only when it is asked for: `reset(options={"task": 7})` takes task 7 of the split (in the vector: tasks 7, 8, 9 ...),
-and a TaskBatch in the place of the number takes the tasks in it. Hidden parameters are never part of an observation; `tasks` holds them.
+and a TaskBatch in the place of the number takes the tasks in it. Actions are a Box, or Discrete where the task's are. Hidden parameters are never part of an observation; `tasks` holds them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from metarl.tasks.task import EnvSpec, Task
 Floats = NDArray[np.float32]
 
 
-class MetaEnv(gymnasium.Env[Floats, Floats]):
+class MetaEnv(gymnasium.Env[Floats, Any]):
     """One robot in one task.
 
     Args:
@@ -74,16 +74,16 @@ class MetaEnv(gymnasium.Env[Floats, Floats]):
             self._set_task(chosen)
         return self.batched.reset()[0, 0].numpy().copy(), {"task_id": self.tasks.ids[0]}
 
-    def step(self, action: Floats) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """One decision; actions outside of [-1, 1] are cut to it.
 
         Raises:
-            ValueError: the action has another shape, or is not finite.
+            ValueError: the action has another shape, is not finite, or is a choice that there is not.
             RuntimeError: no episode has begun, or it has ended.
         """
         if self.batched.all_ended:
             raise RuntimeError("the episode has ended: reset must come before the next step")
-        step = self.batched.step(torch.as_tensor(np.asarray(action, np.float32))[None, None])
+        step = self.batched.step(_rows(np.asarray(action), self.batched.spec)[None, None])
         terminated, truncated = (bool(end[0, 0]) for end in _ends(step, self.batched.spec))
         success = bool(self.batched.task.success(self.batched.readings)[0])
         info = {"task_id": self.tasks.ids[0], "success": success}
@@ -102,7 +102,7 @@ class MetaEnv(gymnasium.Env[Floats, Floats]):
         self.batched.set_tasks(batch)
 
 
-class MetaVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
+class MetaVectorEnv(VectorEnv[Floats, Any, NDArray[Any]]):
     """`num_envs` robots, `robots_per_task` of them in each task: sub-environment m * robots_per_task + r is robot r of task m.
 
     An ended episode is followed at once by the next one of the same task (AutoresetMode.SAME_STEP): the observation is then the first of
@@ -152,17 +152,18 @@ class MetaVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
             self._set_tasks(chosen)
         return _joined([part.reset() for part in self.parts]), self._info(np.ones(self.num_envs, bool))
 
-    def step(self, actions: Floats) -> tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """One decision of every robot; actions outside of [-1, 1] are cut to it.
 
         Raises:
-            ValueError: the actions have another shape than (num_envs, A), or are not finite.
+            ValueError: the actions have another shape than (num_envs, A), or (num_envs,) where they are discrete, are not finite, or are
+                choices that there are not.
             RuntimeError: reset has not been called yet.
         """
-        given = torch.as_tensor(np.asarray(actions, np.float32))
+        given = np.asarray(actions)
         if given.shape != self.action_space.shape:
-            raise ValueError(f"actions have shape {tuple(given.shape)}, expected (num_envs, actions) = {self.action_space.shape}")
-        pieces = given.view(len(self.parts), self.parts[0].num_tasks, self.parts[0].num_robots, -1)
+            raise ValueError(f"actions have shape {given.shape}, expected (num_envs, actions) = {self.action_space.shape}")
+        pieces = _rows(given, self.task.spec).view(len(self.parts), self.parts[0].num_tasks, self.parts[0].num_robots, -1)
         steps = [part.step(piece) for part, piece in zip(self.parts, pieces, strict=True)]
         ends = [_ends(step, part.spec) for part, step in zip(self.parts, steps, strict=True)]
         obs, reward = _joined([s.next_obs for s in steps]), _joined([s.reward for s in steps]).astype(np.float64)
@@ -222,10 +223,21 @@ def register(name: str) -> str:
     return made
 
 
-def _spaces(spec: EnvSpec) -> tuple[spaces.Box[np.float32], spaces.Box[np.float32]]:
+def _spaces(spec: EnvSpec) -> tuple[spaces.Box[np.float32], spaces.Space[Any]]:
     """Spaces of one robot. Observations have units and no bounds that a simulator must keep: the space is all finite numbers."""
     largest = float(np.finfo(np.float32).max)
-    return spaces.Box(-largest, largest, (spec.obs_size,), np.float32), spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
+    actions = spaces.Discrete(spec.action_size) if spec.discrete else spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
+    return spaces.Box(-largest, largest, (spec.obs_size,), np.float32), actions
+
+
+def _rows(action: NDArray[Any], spec: EnvSpec) -> torch.Tensor:
+    """(..., A) as BatchedEnv takes them, from actions (..., A) or, where they are discrete, from choices (...)."""
+    if not spec.discrete:
+        return torch.as_tensor(np.asarray(action, np.float32))
+    chosen = action.astype(np.int64)
+    if (chosen != action).any() or (chosen < 0).any() or (chosen >= spec.action_size).any():
+        raise ValueError(f"action {action.tolist()}: {spec.task} has the choices 0 to {spec.action_size - 1} ({', '.join(spec.action_names)})")
+    return torch.eye(spec.action_size)[torch.as_tensor(chosen)]
 
 
 def _metadata(task: Task) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Param:
     Attributes:
         name: unique in its task.
         unit: SI unit, or "" for pure numbers and choices.
-        text: how an English sentence says it, with {} for the value, e.g. "weighs {:.2f} kg".
+        text: how an English sentence says it, with {} for the value, e.g. "weighs {:.2f} kg"; "" for one of too many to be told.
         train: the interval that training tasks are drawn from; None where `choices` are given.
         choices: what training tasks choose from with equal probability.
         ood_near, ood_far: intervals (or choices) outside the training range, up to 25 % and more beyond it.
@@ -133,7 +133,8 @@ class TaskBatch:
         task: name of the task distribution.
         params: its P parameters.
         values: (M, P) float64.
-        ids: M stable names, `task/v1:split:seed:index`, or `task/v1:custom:hash` for values given by hand.
+        ids: M stable names, `task/v1:split:seed:index`, `task/v1:split:published:index` for a published set of tasks, or
+            `task/v1:custom:hash` for values given by hand.
     """
 
     task: str
@@ -163,7 +164,7 @@ class TaskBatch:
 
     def describe(self, index: int) -> str:
         """An English sentence on one task."""
-        said = [p.text.format(p.decode(v)) for p, v in zip(self.params, self.values[index], strict=True)]
+        said = [p.text.format(p.decode(v)) for p, v in zip(self.params, self.values[index], strict=True) if p.text]
         head = f"Task {self.ids[index]}"
         return f"{head}: {', '.join(said)}." if said else f"{head}."
 
@@ -214,6 +215,24 @@ def custom(task: str, version: int, params: tuple[Param, ...], rows: Iterable[Ma
     values = np.array([encode_values(params, row, fill=True) for row in rows], dtype=np.float64).reshape(-1, len(params))
     hashes = [hashlib.blake2b(row.tobytes(), digest_size=6).hexdigest() for row in values]
     return TaskBatch(task, params, values, tuple(f"{task}/v{version}:custom:{h}" for h in hashes))
+
+
+def listed(
+    task: str, version: int, params: tuple[Param, ...], published: Mapping[str, Sequence[Sequence[float]]], indices: Iterable[int], split: str
+) -> TaskBatch:
+    """Tasks number `indices` of a split that is a published list of tasks; no seed draws others.
+
+    Raises:
+        ValueError: the split is unknown, or it has no task of that number.
+    """
+    if split not in published:
+        raise unknown_name("split", split, list(published))
+    rows, chosen = published[split], [int(i) for i in indices]
+    for i in chosen:
+        if not 0 <= i < len(rows):
+            raise ValueError(f"{task} has no task {i} in split {split!r}: it is a published set of {len(rows)} tasks, 0 to {len(rows) - 1}")
+    values = np.array([rows[i] for i in chosen], dtype=np.float64).reshape(len(chosen), len(params))
+    return TaskBatch(task, params, values, tuple(f"{task}/v{version}:{split}:published:{i}" for i in chosen))
 
 
 def sample(task: str, version: int, params: tuple[Param, ...], indices: Iterable[int], split: str, seed: int) -> TaskBatch:

@@ -40,7 +40,7 @@ class PointNavigation(Task):
     def goals(self, values: Values, rng: torch.Generator) -> Readings:
         return {"goal_pos": torch.stack([values["goal_x"], values["goal_y"]], -1)}
 
-    def dynamics(self, readings: Readings, action: Tensor, values: Values) -> Readings:
+    def dynamics(self, readings: Readings, action: Tensor, values: Values, rng: torch.Generator) -> Readings:
         return {"pos": readings["pos"] + self.step_size * action}
 
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:

@@ -4,7 +4,7 @@ A trial of K episodes in one task is one long episode: the memory is reset when 
 maximises the return of the whole trial, so that an action is also worth what is learnt from it. What the memory takes in after each
 decision is the transition (o', a, r, terminated, truncated), and the policy acts on (o, h):
 
-    h_t = GRU(h_{t-1}; o_{t+1}, a_t, r_t, ends_t)          a_{t+1} ~ N(mu(o_{t+1}, h_t), sigma)
+    h_t = GRU(h_{t-1}; o_{t+1}, a_t, r_t, ends_t)          a_{t+1} ~ pi(o_{t+1}, h_t), Gaussian, or categorical where actions are discrete
 
 Deviations from the papers, and why:
 - the papers feed (o_t, a_{t-1}, r_{t-1}, d_{t-1}) into the memory right before acting. Here the memory also sees the last observation
@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from metarl import ppo
 from metarl.algorithm import MetaRLAlgorithm
 from metarl.gru import unroll
-from metarl.networks import GaussianPolicy, Normalizer, gaussian_entropy, gaussian_log_prob, mlp
-from metarl.returns import gae
+from metarl.networks import Distribution, Normalizer, make_policy, mlp
+from metarl.returns import gae, masked_mean, normalise
 from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
 from metarl.tasks.parameters import Param
@@ -87,14 +87,15 @@ class Batch(NamedTuple):
 class Network(nn.Module):
     """Memory, policy and value function."""
 
-    def __init__(self, obs_size: int, action_size: int, num_params: int, privileged: bool, config: RL2Config) -> None:
+    def __init__(self, spec: EnvSpec, num_params: int, privileged: bool, config: RL2Config) -> None:
         super().__init__()
+        obs_size, action_size = spec.obs_size, spec.action_size
         self.privileged = privileged
         seen = obs_size + (num_params if privileged else 0)
         self.normalizer = Normalizer(obs_size)
         self.reward_normalizer = Normalizer(1)
         self.memory = nn.GRU(obs_size + action_size + 3 + (num_params if privileged else 0), config.hidden_size, batch_first=True)
-        self.policy = GaussianPolicy(seen + config.hidden_size, config.layers, action_size, config.initial_std)
+        self.policy = make_policy(spec, seen + config.hidden_size, config.layers, config.initial_std)
         self.value = mlp([obs_size + config.hidden_size + num_params + 1, *config.layers, 1])
         self.return_normalizer = Normalizer(1)
 
@@ -104,11 +105,11 @@ class Network(nn.Module):
         signals = [self.reward_normalizer(reward.unsqueeze(-1)), terminated.unsqueeze(-1), truncated.unsqueeze(-1)]
         return torch.cat([self.normalizer(next_obs), action.clamp(-1, 1), *signals, *told], -1)
 
-    def act(self, obs: Tensor, hidden: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (..., A) and log standard deviation (A,) of the action at normalised observations (..., O) and hidden states (..., L)."""
+    def act(self, obs: Tensor, hidden: Tensor, task: Tensor) -> Distribution:
+        """What to do at normalised observations (..., O) and hidden states (..., L)."""
         told = [task] if self.privileged else []
-        mean, log_std = self.policy(torch.cat([obs, hidden, *told], -1))
-        return mean, log_std
+        said: Distribution = self.policy(torch.cat([obs, hidden, *told], -1))
+        return said
 
 
 class RecurrentAdapter:
@@ -128,10 +129,8 @@ class RecurrentAdapter:
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
         """Actions (M, R, A) for observations (M, R, O)."""
         seen = self.network.normalizer(obs.to(self.hidden.device))
-        mean, log_std = self.network.act(seen, self.hidden[0].unflatten(0, self.shape), self.task)
-        if explore:
-            mean = mean + log_std.exp() * self.algorithm.noise(mean)
-        return mean.to(obs.device)
+        policy = self.network.act(seen, self.hidden[0].unflatten(0, self.shape), self.task)
+        return (policy.sample(self.algorithm.generator) if explore else policy.mode()).to(obs.device)
 
     @torch.no_grad()
     def observe(self, step: Step) -> None:
@@ -160,6 +159,7 @@ class RL2(MetaRLAlgorithm):
 
     Config = RL2Config
     config: RL2Config
+    discrete: ClassVar[bool] = True
     remembers: ClassVar[bool] = True  # False: the memory stays empty and the return is that of an episode, see robust.py
 
     def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: RL2Config, seed: int = 0) -> None:
@@ -167,7 +167,7 @@ class RL2(MetaRLAlgorithm):
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.network = Network(spec.obs_size, spec.action_size, len(params), self.privileged, config)
+            self.network = Network(spec, len(params), self.privileged, config)
         self.optimizer = torch.optim.Adam(self.network.parameters(), config.learning_rate, eps=1e-5)
         self.iteration = 0
 
@@ -175,10 +175,6 @@ class RL2(MetaRLAlgorithm):
     def device(self) -> torch.device:
         """Where the network lives."""
         return self.network.normalizer.mean.device
-
-    def noise(self, like: Tensor) -> Tensor:
-        """Standard normal numbers from the algorithm's own generator."""
-        return torch.randn(like.shape, generator=self.generator).to(like.device)
 
     def adapter(self, num_tasks: int, num_robots: int = 1, training: bool = False) -> RecurrentAdapter:
         kind = PrivilegedAdapter if self.privileged else RecurrentAdapter
@@ -228,13 +224,13 @@ class RL2(MetaRLAlgorithm):
         )
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities (N, T), normalised values (N, T) and the policy's entropy, of what was done."""
+        """Log-probabilities, normalised values and entropies of the policy, all (N, T), of what was done."""
         network = self.network
         # the policy acts on what was known before
         hidden = unroll(network.memory, batch.transition[:, :-1]) if self.remembers else batch.obs.new_zeros(*batch.obs.shape[:2], self.config.hidden_size)
-        mean, log_std = network.act(batch.obs, hidden, batch.task)
+        policy = network.act(batch.obs, hidden, batch.task)
         value = network.value(torch.cat([batch.obs, hidden, batch.task, batch.time_left], -1)).squeeze(-1)
-        return gaussian_log_prob(batch.action, mean, log_std), value, gaussian_entropy(log_std)
+        return policy.log_prob(batch.action), value, policy.entropy()
 
     def advantages(self, batch: Batch, value: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised advantages and normalised value targets, both (N, T), over the whole trial (or each episode, without memory)."""
@@ -245,13 +241,14 @@ class RL2(MetaRLAlgorithm):
         advantage = gae(batch.reward, value, next_value, ends, ends, self.config.discount, self.config.gae_lambda)
         target = (advantage + value).unsqueeze(-1)
         self.network.return_normalizer.update(target, batch.valid)
-        return ppo.normalise(advantage, batch.valid), self.network.return_normalizer(target).squeeze(-1)
+        return normalise(advantage, batch.valid), self.network.return_normalizer(target).squeeze(-1)
 
     def loss(self, batch: Batch, old_log_prob: Tensor, advantage: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """PPO's loss, and what to log of it."""
-        log_prob, value, entropy = self.evaluate(batch)
+        log_prob, value, entropies = self.evaluate(batch)
+        entropy = masked_mean(entropies, batch.valid)
         policy_loss = ppo.clipped_surrogate(log_prob, old_log_prob, advantage, batch.valid, self.config.clip)
-        value_loss = ppo.masked_mean((value - target) ** 2, batch.valid)
+        value_loss = masked_mean((value - target) ** 2, batch.valid)
         kl = ppo.approximate_kl(log_prob.detach(), old_log_prob, batch.valid)
         logs = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "kl": kl}
         return policy_loss + 0.5 * value_loss - self.config.entropy_bonus * entropy, logs
@@ -271,8 +268,7 @@ class RL2(MetaRLAlgorithm):
                 kls.append(float(logs["kl"]))
             if sum(kls) / len(kls) > cfg.max_kl:
                 break
-        std = float((self.network.policy.min_std + self.network.policy.log_std.detach().exp()).mean())
-        return {name: float(x.detach()) for name, x in logs.items()} | {"epochs": epochs, "action_std": std}
+        return {name: float(x.detach()) for name, x in logs.items()} | {"epochs": epochs} | self.network.policy.metrics()
 
     def _schedule(self) -> None:
         progress = min(self.iteration / max(self.config.iterations, 1), 1.0)

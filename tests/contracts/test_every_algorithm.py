@@ -1,6 +1,7 @@
 """What holds for every algorithm; a new algorithm file is found by itself."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -10,11 +11,18 @@ from metarl import algos, meta_parameters, tasks
 from metarl.rollout import Rollout
 from metarl.tasks.batched_env import BatchedEnv, Step
 
-every_algorithm = pytest.mark.parametrize("name", algos.names())
+# each on a task with continuous actions, and on one with discrete ones if it can
+CASES = [(name, task) for name in algos.names() for task in ("point_navigation", "grid_navi") if task == "point_navigation" or algos.load(name).discrete]
+every_algorithm = pytest.mark.parametrize(("name", "task"), CASES)
 pytestmark = pytest.mark.usefixtures("short_episodes")
 
 STEP_FIELDS = [f.name for f in dataclasses.fields(Step)]
 FACTORIES = {torch.zeros, torch.ones, torch.empty, torch.full, torch.tensor, torch.arange, torch.linspace, torch.eye, torch.rand, torch.randn, torch.randperm}
+
+
+@pytest.fixture
+def small_algorithm(small_algorithm, task):
+    return functools.partial(small_algorithm, task=task)
 
 
 @pytest.fixture
@@ -70,14 +78,15 @@ def same(left, right):
 @every_algorithm
 def test_actions_are_finite_and_of_the_right_shape(algorithm, small_rollout):
     rollout = small_rollout(algorithm)
-    assert rollout.action.shape == (3, 2, 2, 8, 2)
+    spec = algorithm.spec
+    assert rollout.action.shape == (3, 2, spec.episodes_per_trial, spec.horizon, spec.action_size)
     assert bool(rollout.action.isfinite().all())
     assert float(rollout.action[0, 0, 0].std()) > 0.01, "a training adapter that does not explore learns nothing"
 
 
 @every_algorithm
 def test_an_observation_that_is_not_a_number_never_becomes_a_command(algorithm):
-    env = BatchedEnv(tasks.make("point_navigation"), 3, 2)
+    env = BatchedEnv(tasks.make(algorithm.spec.task), 3, 2)
     env.set_tasks(env.task.sample(3))
     obs = env.reset()
     obs[1, 0, 1] = torch.nan
@@ -210,3 +219,23 @@ def test_everything_is_made_on_the_device_of_its_inputs(name, small_algorithm, s
             rollout.obs + torch.zeros(3, 1, 1, 1, 1)
         replay(algorithm.adapter(3, 2), rollout)
         algorithm.meta_update(rollout)
+
+
+@pytest.mark.parametrize("name", [name for name in algos.names() if not algos.load(name).discrete])
+def test_an_algorithm_that_cannot_choose_says_so(name, small_config):
+    task = tasks.make("grid_navi")
+    with pytest.raises(ValueError, match=r"grid_navi has discrete actions, and \w+ acts by a Gaussian"):
+        algos.load(name)(task.spec, task.params, small_config(name))
+
+
+@pytest.mark.parametrize("name", [name for name in algos.names() if algos.load(name).discrete])
+@pytest.mark.parametrize("explore", [True, False])
+def test_discrete_actions_are_one_hot(name, explore, small_config):
+    task = tasks.make("bandit_n10_k5")
+    adapter = algos.load(name)(task.spec, task.params, small_config(name)).adapter(50, 4)
+    action = adapter.act(torch.zeros(50, 4, 1), explore)
+    assert action.shape == (50, 4, 5)
+    assert sorted(action.unique().tolist()) == [0.0, 1.0]
+    assert action.sum(-1).unique().tolist() == [1.0]
+    if explore:
+        assert (action.mean((0, 1)) > 0.1).all(), "at first every arm is pulled about as often"

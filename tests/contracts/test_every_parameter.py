@@ -11,6 +11,7 @@ from metarl.tasks.batched_env import BatchedEnv
 
 TOLERANCE = 1e-3  # m, rad, or of reward; identical tasks differ by exactly 0
 STEPS = 20  # decisions of the fixed sequence, or one episode if that is shorter
+ANALYTIC_STEPS = 100
 CASES = [(name, engine) for name in tasks.names() for engine in tasks.make(name).simulators]
 
 
@@ -19,37 +20,56 @@ def extremes(param):
     return (param.choices[0], param.choices[-1]) if param.choices else param.train
 
 
-def environment(task, engine=""):
-    return BatchedEnv(task, 1, num_robots=2, simulator=engine, num_threads=1)
+def environment(task, engine="", num_tasks=1):
+    """Two robots for each task, or one for each choice that there is and one more."""
+    return BatchedEnv(task, num_tasks, num_robots=task.spec.action_size + 1 if task.discrete else 2, simulator=engine, num_threads=1)
 
 
-def play(env, row):
-    """All that an adapter may see, observations and rewards, under fixed actions from the same start.
+def play(env, rows):
+    """(M, ...) all that an adapter may see, observations and rewards, under fixed actions from the same start.
 
-    One robot does a bit of everything, the other goes one way with all its might: a sparse reward must be met to be felt.
+    One robot does a bit of everything, the other goes one way with all its might: a sparse reward must be met to be felt. Where actions are
+    choices, each robot but the first makes one of them all the time. An analytic task is cheap enough for many episodes; with an expert, its
+    decisions in the nominal task are repeated by one robot.
     """
     generator = torch.Generator().manual_seed(1)
-    env.set_tasks(env.task.custom([row]))
+    analytic, size = "analytic" in env.task.simulators, env.spec.action_size
+    env.set_tasks(env.task.custom(rows))
     env.rng.manual_seed(0)
-    seen = [env.reset().flatten()]
-    for _ in range(min(STEPS, env.task.horizon)):
-        action = 0.5 + 0.5 * torch.rand(1, 2, env.spec.action_size, generator=generator)
-        action[:, 1] = torch.eye(env.spec.action_size)[0]
-        step = env.step(action)
-        seen += [step.next_obs.flatten(), step.reward.flatten()]
-    return torch.cat(seen)
+    seen = [env.reset().flatten(1)]
+    shown = expert_actions(env.task) if hasattr(env.task, "expert") else None
+    for i in range(ANALYTIC_STEPS if analytic else min(STEPS, env.task.horizon)):
+        if env.all_ended:
+            seen.append(env.reset().flatten(1))
+        action = 0.5 + 0.5 * torch.rand(1, env.num_robots, size, generator=generator)
+        action[:, 1:] = torch.eye(size) if env.task.discrete else torch.eye(size)[0]
+        if shown is not None:
+            action[:, 1] = shown[i % len(shown)]
+        step = env.step(action.expand(env.num_tasks, -1, -1))
+        seen += [step.next_obs.flatten(1), step.reward.flatten(1)]
+    return torch.cat(seen, 1)
+
+
+def expert_actions(task):
+    """(H, A) what the task's expert does in the nominal task, to the end of an episode."""
+    env = BatchedEnv(task, 1)
+    env.set_tasks(task.custom([{}]))
+    env.reset()
+    return torch.cat([env.step(task.expert(env.readings, env.values).unsqueeze(0)).action[0] for _ in range(task.horizon)])
 
 
 @pytest.mark.parametrize(("name", "engine"), CASES)
 def test_every_parameter_matters(name, engine):
     task = tasks.make(name)
-    env = environment(task, engine)
+    # an analytic task takes all parameters at once, one in each task of a batch
+    groups = [task.params] if engine == "analytic" else [(p,) for p in task.params]
+    env = environment(task, engine, len(groups[0]))
     effects = {}
-    for param in task.params:
-        low, high = (play(env, {param.name: value}) for value in extremes(param))
-        effects[param.name] = (low - high).abs().max().item()
+    for params in groups:
+        low, high = (play(env, [{p.name: extremes(p)[end]} for p in params]) for end in (0, 1))
+        effects |= dict(zip([p.name for p in params], (low - high).abs().amax(1).tolist(), strict=True))
     env.close()
-    assert min(effects.values()) > TOLERANCE, effects
+    assert min(effects.values()) > TOLERANCE, {name: effect for name, effect in effects.items() if effect <= TOLERANCE}
 
 
 @pytest.mark.parametrize(("name", "engine"), CASES)
@@ -57,7 +77,7 @@ def test_identical_tasks_are_identical(name, engine):
     task = tasks.make(name)
     env = environment(task, engine)
     row = {p.name: extremes(p)[1] for p in task.params}
-    torch.testing.assert_close(play(env, row), play(env, row), rtol=0, atol=0)
+    torch.testing.assert_close(play(env, [row]), play(env, [row]), rtol=0, atol=0)
     env.close()
 
 
@@ -73,5 +93,5 @@ def test_a_parameter_that_does_nothing_is_found():
 
     task.build = forgetful
     env = environment(task)
-    low, high = (play(env, {"friction": value}) for value in (0.06, 0.15))
+    low, high = (play(env, [{"friction": value}]) for value in (0.06, 0.15))
     torch.testing.assert_close(low, high, rtol=0, atol=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metarl import ppo
-from metarl.networks import GaussianPolicy, Normalizer, gaussian_entropy, gaussian_log_prob
+from metarl.networks import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy, Normalizer, gaussian_entropy, gaussian_log_prob
 from metarl.returns import masked_mean, normalise
 
 
@@ -46,7 +46,40 @@ def test_policy_keeps_its_smallest_deviation():
     policy = GaussianPolicy(2, (4,), 3, std=0.5, min_std=0.1)
     with torch.no_grad():
         policy.log_std.fill_(-20.0)
-    assert policy(torch.zeros(5, 2))[1].exp().tolist() == pytest.approx([0.1] * 3)
+    assert policy(torch.zeros(5, 2)).log_std.exp().tolist() == pytest.approx([0.1] * 3)
+
+
+def test_a_gaussian_draws_with_its_mean_and_deviation():
+    policy = Gaussian(torch.tensor([1.0, -2.0]).expand(20000, 2), torch.tensor([0.5, 2.0]).log())
+    drawn = policy.sample(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.mean(0), torch.tensor([1.0, -2.0]), rtol=0, atol=0.05)
+    torch.testing.assert_close(drawn.std(0), torch.tensor([0.5, 2.0]), rtol=0.03, atol=0)
+    assert policy.entropy().shape == (20000,)
+    assert policy.mode()[0].tolist() == [1.0, -2.0]
+
+
+def test_a_choice_is_drawn_as_often_as_its_probability_says():
+    policy = Categorical(torch.tensor([0.5, 0.3, 0.2]).log().expand(20000, 3))
+    drawn = policy.sample(torch.Generator().manual_seed(0))
+    assert sorted(drawn.unique().tolist()) == [0.0, 1.0]
+    assert drawn.sum(-1).unique().tolist() == [1.0]
+    torch.testing.assert_close(drawn.mean(0), torch.tensor([0.5, 0.3, 0.2]), rtol=0, atol=0.015)
+
+
+def test_log_probability_and_entropy_of_choices_by_hand():
+    policy = Categorical(torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]]).clamp(min=1e-30).log())
+    assert policy.log_prob(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])).exp().tolist() == pytest.approx([0.5, 0.5])
+    # 2 * 0.5 log 2, and 2 * 0.25 log 4 + 0.5 log 2 = 1.5 log 2
+    assert policy.entropy().tolist() == pytest.approx([math.log(2), 1.5 * math.log(2)])
+    assert policy.mode().tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+def test_no_choice_is_made_from_what_is_not_a_number():
+    policy = CategoricalPolicy(2, (4,), 3)
+    features = torch.tensor([[0.0, 1.0], [torch.nan, 1.0]])
+    for action in (policy(features).mode(), policy(features).sample(torch.Generator())):
+        assert action[0].sum() == 1.0
+        assert not bool(action[1].isfinite().all())
 
 
 def test_clipped_surrogate_by_hand():

@@ -3,7 +3,6 @@ import dataclasses
 import torch
 
 from metarl import algos, tasks
-from metarl.networks import gaussian_log_prob
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv, Step
 from metarl.tasks.point_navigation import PointNavigation
@@ -50,8 +49,7 @@ def test_recomputed_hidden_states_and_actions_are_those_of_acting_also_with_earl
     second = rollout.obs[:, :, 0, 1], rollout.action[:, :, 0, 1], hidden[0]
     log_prob = algorithm.evaluate(batch)[0].detach().unflatten(0, (3, 2))
     for position, (obs, action, state) in enumerate((first, second)):
-        mean, log_std = algorithm.network.act(algorithm.network.normalizer(obs), state, torch.zeros(3, 2, 2))
-        expected = gaussian_log_prob(action, mean, log_std)
+        expected = algorithm.network.act(algorithm.network.normalizer(obs), state, torch.zeros(3, 2, 2)).log_prob(action)
         torch.testing.assert_close(log_prob[:, :, position], expected, rtol=1e-4, atol=1e-4)
 
 

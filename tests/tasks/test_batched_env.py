@@ -28,7 +28,7 @@ class Countdown(Task):
         left = values["left"].unsqueeze(-1)
         return {"left": left, "noise": torch.rand(left.shape, generator=rng)}
 
-    def dynamics(self, readings, action, values):
+    def dynamics(self, readings, action, values, rng):
         return {"left": readings["left"] - action, "noise": readings["noise"]}
 
     def reward(self, readings, action, next_readings):
@@ -183,7 +183,7 @@ def test_simulators_that_do_not_fit():
 def test_a_simulation_that_blows_up_names_the_task(monkeypatch):
     env = countdown([2.0, 3.0])
     env.reset()
-    monkeypatch.setattr(Countdown, "dynamics", lambda self, r, a, v: {**r, "left": torch.where(r["left"] == 3.0, torch.nan, r["left"])})
+    monkeypatch.setattr(Countdown, "dynamics", lambda self, r, a, v, rng: {**r, "left": torch.where(r["left"] == 3.0, torch.nan, r["left"])})
     with pytest.raises(RuntimeError, match=r"the simulation blew up at step 1: Task countdown/v1:custom:\w+: 3 left"):
         env.step(torch.zeros(2, 1, 1))
 
