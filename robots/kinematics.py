@@ -74,10 +74,12 @@ def jacobian(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
     return tool, torch.cat([torch.linalg.cross(axis, lever), axis], -1).transpose(-1, -2)
 
 
-def follow_line(spec: ArmSpec, start_qpos: Tensor, points: Tensor, iterations: int = 2, damping: float = 1e-4, posture_gain: float = 0.1) -> Tensor:
+def follow_line(
+    spec: ArmSpec, start_qpos: Tensor, points: Tensor, iterations: int = 2, damping: float = 1e-4, posture_gain: float = 0.1, square: bool = False
+) -> Tensor:
     """Joint poses that bring the tool to each of W points in turn, pointing straight down (damped least squares).
 
-    The seventh degree of freedom is used to stay near the home pose. The angle about the vertical is left free.
+    What freedom is left is used to stay near the home pose.
 
     Args:
         spec: the robot.
@@ -86,6 +88,7 @@ def follow_line(spec: ArmSpec, start_qpos: Tensor, points: Tensor, iterations: i
         iterations: Newton steps per point; neighbours are near, so few suffice.
         damping: of the least squares, m² (and rad²).
         posture_gain: pull towards the home pose in the null space, per iteration.
+        square: keep the tool's x axis along the base's, too; else the angle about the vertical is left free.
 
     Returns:
         (..., W, J) rad, inside the position limits.
@@ -93,14 +96,15 @@ def follow_line(spec: ArmSpec, start_qpos: Tensor, points: Tensor, iterations: i
     home = start_qpos.new_tensor(spec.home_qpos)
     low, high = spec.qpos_range(start_qpos)
     down = start_qpos.new_tensor([0.0, 0.0, -1.0])
-    eye = torch.eye(5, dtype=start_qpos.dtype, device=start_qpos.device)
+    rows = 6 if square else 5
+    eye = torch.eye(rows, dtype=start_qpos.dtype, device=start_qpos.device)
     qpos, path = start_qpos, []
     for w in range(points.shape[-2]):
         for _ in range(iterations):
             tool, jac = jacobian(spec, qpos)
             tilt = torch.linalg.cross(tool[..., :3, 2], down.expand_as(tool[..., :3, 2]))
-            error = torch.cat([points[..., w, :] - tool[..., :3, 3], tilt[..., :2]], -1)
-            jac = jac[..., :5, :]
+            error = torch.cat([points[..., w, :] - tool[..., :3, 3], tilt[..., :2], -tool[..., 1:2, 0]], -1)[..., :rows]
+            jac = jac[..., :rows, :]
             posture = posture_gain * (home - qpos)
             error = error - (jac @ posture.unsqueeze(-1)).squeeze(-1)
             solved = torch.linalg.solve(jac @ jac.transpose(-1, -2) + damping * eye, error.unsqueeze(-1))

@@ -32,6 +32,7 @@ class JointTrajectory(NamedTuple):
     qpos: Tensor  # (..., S, J) rad or m
     qvel: Tensor  # (..., S, J) rad/s or m/s
     dt: float  # s between two points; point 0 lies dt after the start
+    gripper: Tensor | None = None  # (..., S, G) what the gripper's actuators get on the way to each point; None: 0
 
 
 @dataclass(frozen=True, kw_only=True)

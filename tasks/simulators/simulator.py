@@ -81,7 +81,9 @@ class RobotSimulator(Simulator):
         self.on_frame: Any = None  # called with the simulator 25 times per simulated second, to film
         if isinstance(self.robot, ArmSpec):
             self.damping_ratio = torch.tensor(self.robot.kd) / torch.tensor(self.robot.kp)
-            self._actuators = np.array([model.actuator(n).id for n in self.robot.joint_names])
+            self._actuators, self._gripper = (
+                np.array([model.actuator(n).id for n in names], int) for names in (self.robot.joint_names, self.robot.gripper_joint_names)
+            )
 
     def place(self, name: str) -> tuple[str, NDArray[np.int_]]:
         """Where in the model's state a name of `Task.start` lies: "qpos" or "qvel", and columns of it.
@@ -149,7 +151,10 @@ class RobotSimulator(Simulator):
             self._filmed(self.ctrl_of(command.qpos[:, 0] + self.damping_ratio * command.qvel[:, 0]), substeps, mask)
         else:
             qpos, qvel = interpolate(command, self.last_qpos, substeps)
-            self.follow(self.ctrl_of(qpos + self.damping_ratio * qvel), mask)
+            ctrl = self.ctrl_of(qpos + self.damping_ratio * qvel)
+            if command.gripper is not None:
+                ctrl[..., self._gripper] = command.gripper.repeat_interleave(substeps, -2)
+            self.follow(ctrl, mask)
         self.last_qpos = command.qpos[:, -1]
 
     def _settle(self, active: Tensor) -> None:
