@@ -206,6 +206,61 @@ class Demo(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class View(Command):
+    """See what a task looks like: four of them side by side, each with its sentence; without a name, a contact sheet of all.
+
+    Where there is a screen, one task is shown live in MuJoCo's window; elsewhere, or with --out, a film (MP4) or a picture (PNG) is made.
+
+    Examples: `metarl view arm_slide`, `metarl view arm_reach --split ood_far --out reach.png`, `metarl view --out all.png`
+    """
+
+    task: Annotated[Positional[str], arg(metavar="TASK")] = ""
+    """See `metarl list`; by default all."""
+    out: OptionalFile = None
+    """The film (.mp4) or the picture (.png); by default in runs/view."""
+    split: str = "iid"
+    """train, iid, ood_near or ood_far."""
+    index: int = 0
+    """Number of the first task in its split."""
+    num_tasks: int = 4
+    """How many."""
+    simulator: str = ""
+    """mujoco or pybullet; by default the first one of the task."""
+    file: str = "auto"
+    """Meta-parameters that act; "auto": of the zoo, if it has them; "": random actions."""
+    episodes: int = 1
+    """How many are filmed."""
+    seed: int = 0
+    """Of tasks, start poses and random actions."""
+
+    def run(self, line: str) -> None:
+        from metarl import tasks
+
+        console = plain_console()
+        names = [self.task] if self.task else tasks.names()
+        known = [tasks.make(name) for name in names]
+        filmed = bool(self.task) and "analytic" not in known[0].simulators
+        out = self.out or Path("runs/view") / f"{self.task or 'all'}{'.mp4' if filmed else '.png'}"
+        if out.suffix not in (".mp4", ".png") or (out.suffix == ".mp4" and not filmed):
+            raise ValueError(f"{out} cannot be made: expected a name that ends in .png{' or .mp4' if filmed else ''}")
+        check_writable(out)
+        shows_live = filmed and self.out is None and bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+        if not shows_live:
+            prepare_video()
+        from metarl import view
+
+        if not self.task:
+            with console.status("drawing") as status:
+                view.contact_sheet(names, out, status.update)
+        else:
+            batch = known[0].sample(1 if shows_live else self.num_tasks, self.split, self.seed, self.index)
+            with console.status(f"drawing {self.task}"):
+                view.show(known[0], batch, out, self.simulator, self.file, self.episodes, self.seed, shows_live)
+        if not shows_live:
+            console.print(f"{'film' if out.suffix == '.mp4' else 'picture'}: {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark(Command):
     """Measure how fast metarl is, each figure against the bare work that it cannot avoid."""
 
@@ -315,7 +370,15 @@ def train_with_config(args: Sequence[str]) -> type[Train]:
 def parse(args: Sequence[str]) -> Command:
     """The command that the arguments stand for."""
     train = train_with_config(args[1:]) if args[:1] == ["train"] else Train
-    kinds: dict[str, Callable[..., Any]] = {"list": List, "describe": Describe, "train": train, "evaluate": Evaluate, "demo": Demo, "benchmark": Benchmark}
+    kinds: dict[str, Callable[..., Any]] = {
+        "list": List,
+        "describe": Describe,
+        "train": train,
+        "evaluate": Evaluate,
+        "view": View,
+        "demo": Demo,
+        "benchmark": Benchmark,
+    }
     about = "Robots that adapt in seconds. Begin with `metarl demo`, then `metarl list` and `metarl train rl2 point_navigation`."
     command: Command = tyro.extras.subcommand_cli_from_dict(kinds, prog="metarl", description=about, args=list(args), config=(tyro.conf.FlagCreatePairsOff,))
     return command
