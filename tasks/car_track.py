@@ -1,0 +1,196 @@
+"""car_track: drive as far as possible in six seconds on a track that fog half hides, on a road that may be dry or icy, 25 times a second.
+
+Command: speed and steering angle. Hidden in each task: the road's friction and that of two slippery patches, the wind and its gusts, how far
+one can see, the payload, how far off the steering is, how strong the motor, and how late the commands. How fast a bend can be
+taken is the square root of friction: who does not know it crawls or flies off the track.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.robots import car
+from metarl.robots.kinematics import rotation_from_wxyz
+from metarl.robots.spec import Controls
+from metarl.tasks import track, wind
+from metarl.tasks.parameters import Param
+from metarl.tasks.sensing import through_fog
+from metarl.tasks.task import Readings, Task, Values
+
+if TYPE_CHECKING:
+    import mujoco
+    import mujoco.batch
+
+HALF_WIDTH = 0.5  # m, beyond it the car is off the track
+TOP_SPEED = 3.5  # m/s along the centre line that a reward of 1 a step stands for
+COURSE = 12.0  # m that shall be driven in an episode: 2 m/s from a standing start
+LOOK_AHEAD = (0.5, 1.0, 1.6, 2.4)  # m along the centre line, points that the car looks for
+SIGHT_NOISE = 0.01  # m, deviation of such a point's place in clear air
+GUST_TIME, TURBULENCE = 1.5, 0.3  # s; deviation of a gust over the mean wind
+DRAG_AREA = 0.1  # m², a box with a sail's side: 8 m/s push the car with 0.1 of its weight
+PATCH_HALF = (0.6, 0.7, 0.005)  # m, of a slippery patch along and across the track, and its height
+PATCH_RISE = 0.001  # m, of a patch above the road
+LOAD_HEIGHT = 0.05  # m above the wheels' axles
+
+
+def _wave(number: int, size: float) -> Param:
+    return Param(
+        f"wave_{number}", "", f"{{:.2f}} of wave {number}", nominal=0.5 * size, train=(0.0, size), ood_near=((size, 1.2 * size),), ood_far=((1.2 * size, 1.4 * size),),
+        hidden=False,
+    )  # fmt: skip
+
+
+def _phase(number: int) -> Param:
+    return Param(f"phase_{number}", "rad", "at {:+.2f} rad", nominal=0.0, train=(-3.0, 3.0), hidden=False)
+
+
+class CarTrack(Task):
+    """Reward per step: metres along the centre line over those at 3.5 m/s; -1 and the end of the episode off the track."""
+
+    name = "car_track"
+    robot_name = "car"
+    # Friction of tyres: dry asphalt and concrete 0.7-0.9, wet 0.45-0.6, wet dirt and packed snow 0.15-0.35, ice 0.05-0.15
+    # (tyre tables; Bosch Automotive Handbook). Delay, gain and bias of small cars with hobby servos.
+    params = (
+        Param("friction", "", "a road of friction {:.2f}", nominal=0.7, train=(0.35, 0.9), scale="log", ood_near=((0.25, 0.35),), ood_far=((0.12, 0.25),)),
+        Param("patch_friction", "", "patches of {:.2f}", nominal=0.35, train=(0.15, 0.6), scale="log", ood_near=((0.11, 0.15),), ood_far=((0.05, 0.11),)),
+        Param("patch_angle", "rad", "at {:.2f} rad and opposite", nominal=0.3, train=(0.1, 3.0)),
+        Param("wind_speed", "m/s", "wind of {:.1f} m/s", nominal=4.0, train=(0.0, 8.0), ood_near=((8.0, 10.0),), ood_far=((10.0, 14.0),)),
+        Param("wind_angle", "rad", "towards {:+.2f} rad", nominal=0.0, train=(-3.0, 3.0)),
+        Param("visibility", "m", "one can see {:.1f} m", nominal=15.0, train=(5.0, 30.0), scale="log", ood_near=((4.0, 5.0),), ood_far=((2.0, 4.0),)),
+        Param("payload", "kg", "carries {:.2f} kg", nominal=0.0, train=(0.0, 2.0), ood_near=((2.0, 2.5),), ood_far=((2.5, 3.5),)),
+        Param("steering_bias", "rad", "steers {:+.3f} rad off", nominal=0.0, train=(-0.09, 0.09), ood_near=((-0.11, -0.09), (0.09, 0.11)), ood_far=((-0.15, -0.11), (0.11, 0.15))),
+        Param("motor_gain", "", "motors at {:.2f} of their speed", nominal=1.0, train=(0.7, 1.3), ood_near=((0.6, 0.7), (1.3, 1.4)), ood_far=((0.5, 0.6), (1.4, 1.6))),
+        Param("delay", "s", "commands {:.3f} s late", nominal=0.0, train=(0.0, 0.06), ood_near=((0.06, 0.075),), ood_far=((0.075, 0.12),)),
+        Param("track_radius", "m", "a track of radius {:.2f} m", nominal=2.5, train=(2.2, 2.8), ood_near=((2.0, 2.2),), ood_far=((1.8, 2.0),), hidden=False),
+        _wave(2, 0.16), _phase(2), _wave(3, 0.11), _phase(3), _wave(4, 0.05), _phase(4),
+    )  # fmt: skip
+    horizon = 150
+    episodes_per_trial = 2
+    decision_dt = 0.04
+    observed = {"waypoints": 2 * len(LOOK_AHEAD), "lane": 3, "velocity": 3, "wheel_speed": 1, "last_action": 2}
+    action_names = ("speed", "steer")
+    reward_range = (-1.0, 1.0)
+
+    def build(self) -> mujoco.MjSpec:
+        import mujoco
+
+        spec = self.robot.build()
+        floor = spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[6, 6, 0.1], rgba=[0.55, 0.57, 0.55, 1])
+        grounds = [floor]
+        for number in range(2):
+            patch = spec.worldbody.add_body(name=f"patch_{number}", pos=[2.5 * (1 - 2 * number), 0, PATCH_RISE - PATCH_HALF[2]])
+            grounds.append(patch.add_geom(name=f"patch_{number}", type=mujoco.mjtGeom.mjGEOM_BOX, size=PATCH_HALF, rgba=[0.7, 0.85, 0.95, 1]))
+        for ground in grounds:  # the ground's friction rules its contacts, else the larger of the pair would
+            ground.contype, ground.conaffinity, ground.condim = 1, 2, 3
+            ground.priority, ground.friction, ground.solref = 1, [0.7, 0, 0], [0.008, 1.0]
+        spec.worldbody.add_light(pos=[0, 0, 6])
+        spec.worldbody.add_camera(name="above", pos=[0, -5.5, 5.5], xyaxes=[1, 0, 0, 0, 0.707, 0.707])
+        return spec
+
+    def apply(self, batch: mujoco.batch.Batch, values: Mapping[str, Any]) -> None:
+        model, num = batch.model, len(values["payload"])
+        self._apply_load(batch, values["payload"])
+        friction = batch.expand("geom_friction")
+        friction[:] = model.geom_friction
+        friction[:, model.geom("floor").id, 0] = values["friction"]
+        course = self._track({name: torch.as_tensor(v) for name, v in values.items()})
+        for number in range(2):
+            angle = torch.as_tensor(values["patch_angle"]) + np.pi * number
+            pos, turn = track.position(course, angle).numpy(), 0.5 * track.direction(course, angle).numpy()
+            body = batch.body(f"patch_{number}")
+            body.pos = np.concatenate([pos, np.full((num, 1), PATCH_RISE - PATCH_HALF[2])], 1)
+            body.quat = np.stack([np.cos(turn), 0 * turn, 0 * turn, np.sin(turn)], -1)
+            friction[:, model.geom(f"patch_{number}").id, 0] = values["patch_friction"]
+        gain, bias = batch.expand("actuator_gainprm"), batch.expand("actuator_biasprm")
+        gain[:], bias[:] = model.actuator_gainprm, model.actuator_biasprm
+        gain[:, 2:, 0] *= values["motor_gain"][:, None]
+        bias[:, :2, 0] = (car.STEER_STIFFNESS * values["steering_bias"])[:, None]
+
+    def _apply_load(self, batch: mujoco.batch.Batch, load: Any) -> None:
+        """The payload as a part of the chassis: a point above its middle."""
+        model = batch.model
+        chassis = model.body("car")
+        bare, before = float(chassis.mass[0]), np.array(chassis.ipos)
+        place = np.array([0.0, 0.0, LOAD_HEIGHT])
+        mass = bare + load
+        body = batch.body("car")
+        body.mass = mass[:, None]
+        body.ipos = before + (load / mass)[:, None] * (place - before)
+        body.inertia = np.array(chassis.inertia) + (load * bare / mass)[:, None] * (place - before)[2] ** 2 * np.array([1.0, 1.0, 0.0])
+
+    def _track(self, values: Mapping[str, Tensor]) -> Tensor:
+        waves, phases = (torch.stack([values[f"{kind}_{k}"] for k in (2, 3, 4)], -1) for kind in ("wave", "phase"))
+        return track.shape(values["track_radius"], waves, phases)
+
+    def start(self, values: Values, rng: torch.Generator) -> Readings:
+        course, num = self._track(values), len(values["payload"])
+        angle, aside = torch.zeros(num), 0.1 * (2 * torch.rand(num, generator=rng) - 1)
+        heading = track.direction(course, angle)
+        pos = track.position(course, angle) + aside.unsqueeze(-1) * torch.stack([-heading.sin(), heading.cos()], -1)
+        yaw = heading + 0.1 * (2 * torch.rand(num, generator=rng) - 1)
+        return {"car_x": pos[:, :1], "car_y": pos[:, 1:], "car_yaw": yaw.unsqueeze(-1)}
+
+    def goals(self, values: Values, rng: torch.Generator) -> Readings:
+        return {"track": self._track(values)}
+
+    def memory(self, values: Values, rng: torch.Generator) -> Readings:
+        num = len(values["payload"])
+        return {"gust": wind.first_gust(num, rng), "driven": torch.zeros(num, 1), **self._look(num, rng)}
+
+    def remember(self, readings: Readings, action: Tensor, next_readings: Readings, values: Values, rng: torch.Generator) -> Readings:
+        gust = wind.next_gust(readings["gust"], self.decision_dt, GUST_TIME, rng)
+        step = track.progress(readings["track"], readings["car_pos"], next_readings["car_pos"])
+        return {"gust": gust, "driven": readings["driven"] + step.unsqueeze(-1), **self._look(len(gust), rng)}
+
+    def _look(self, num: int, rng: torch.Generator) -> Readings:
+        """What decides whether and how well the points ahead are seen this time."""
+        points = len(LOOK_AHEAD)
+        return {"chance": torch.rand(num, points, generator=rng), "noise": torch.randn(num, 2 * points, generator=rng)}
+
+    def forces(self, readings: Readings, values: Values) -> Readings:
+        blowing = wind.gusty(wind.mean_wind(values["wind_speed"], values["wind_angle"]), readings["gust"], TURBULENCE)
+        return {"car": wind.as_wrench(wind.drag(blowing, readings["car_linvel"], DRAG_AREA))}
+
+    def command_delay(self, values: Values) -> Tensor:
+        return values["delay"]
+
+    def sense(self, readings: Readings, values: Values) -> Readings:
+        course, pos = readings["track"], readings["car_pos"]
+        turned = rotation_from_wxyz(readings["car_quat"])
+        yaw = torch.atan2(turned[..., 1, 0], turned[..., 0, 0])
+        angle = track.angle_of(pos)
+        points = track.into_frame(track.position(course, track.ahead(course, angle, LOOK_AHEAD)), pos, yaw)
+        seen = through_fog(points, values["visibility"], readings["chance"], readings["noise"].unflatten(-1, (-1, 2)), SIGHT_NOISE)
+        slant = yaw - track.direction(course, angle)
+        velocity = (turned.transpose(-1, -2) @ readings["car_linvel"].unsqueeze(-1)).squeeze(-1)
+        return {
+            **readings,
+            "waypoints": seen.flatten(-2),
+            "lane": torch.stack([track.offset(course, pos), slant.sin(), slant.cos()], -1),
+            "velocity": torch.cat([velocity[..., :2], readings["car_angvel"][..., 2:]], -1),
+            "wheel_speed": car.WHEEL_RADIUS * readings["wheel_speed"].mean(-1, keepdim=True),
+        }
+
+    def command(self, action: Tensor, readings: Readings) -> Controls:
+        speed = 0.5 * car.MAX_SPEED * (1 + action[..., 0])
+        return Controls(car.controls(speed, car.MAX_STEER * action[..., 1]))
+
+    def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
+        step = track.progress(next_readings["track"], readings["car_pos"], next_readings["car_pos"])
+        reward = (step / (TOP_SPEED * self.decision_dt)).clamp(-1.0, 1.0)
+        return torch.where(self.terminated(next_readings), -1.0, reward)
+
+    def terminated(self, readings: Readings) -> Tensor:
+        return track.offset(readings["track"], readings["car_pos"]).abs() > HALF_WIDTH
+
+    def success(self, readings: Readings) -> Tensor:
+        return self.error(readings) == 0.0
+
+    def error(self, readings: Readings) -> Tensor:
+        return (COURSE - readings["driven"][..., 0]).clamp(min=0.0)
