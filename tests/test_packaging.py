@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import venv
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from pathlib import Path
@@ -122,6 +123,36 @@ def test_every_import_is_required(wheel):
     assert {INSTALLED_BY.get(module, module).lower() for module in foreign} <= requirements(wheel)
 
 
+SHOW = "import metarl, metarl.robots, metarl.ros_nodes, metarl.tasks; print(metarl.__file__, 'arm_slide' in metarl.tasks.names())"
+
+
+def test_editable_install_runs_the_files_of_the_source(tmp_path):
+    shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=LEFT_OUT)
+    venv.create(tmp_path / "venv", system_site_packages=False, with_pip=False)
+    python = tmp_path / "venv/bin/python"
+    site = next((tmp_path / "venv/lib").glob("python*")) / "site-packages"
+    (site / "dependencies.pth").write_text("\n".join(p for p in sys.path if p.endswith("site-packages")) + "\n")
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
+    run(python, "-m", "pip", "install", *options, "-e", tmp_path / "source", cwd=tmp_path)
+    said = run(python, "-c", SHOW, cwd=tmp_path, PYTHONPATH="")
+    assert said.split() == [str(tmp_path / "source/metarl/__init__.py"), "True"]
+    assert run(tmp_path / "venv/bin/metarl", "list", cwd=tmp_path, PYTHONPATH="").startswith("tasks")
+
+
+@pytest.mark.parametrize("mode", [(), ("--symlink-install",)], ids=["copied", "linked"])
+def test_colcon_builds_a_workspace_whose_nodes_ros_finds(mode, tmp_path):
+    shutil.copytree(ROOT, tmp_path / "src/metarl", symlinks=True, ignore=LEFT_OUT)
+    run(sys.executable, "-m", "colcon", "--log-base", "log", "build", *mode, cwd=tmp_path)
+    prefix = tmp_path / "install/metarl"
+    assert {"adapter_node", "safety_node", "sim_node", "task_node"} <= {p.name for p in (prefix / "lib/metarl").iterdir()}
+    assert (prefix / "share/metarl/launch/arm.launch.py").exists()
+    sourced = f'. install/local_setup.bash && echo "$AMENT_PREFIX_PATH" && cd / && {sys.executable} -c "{SHOW}"'
+    ament_prefix, file, found = run("bash", "-c", sourced, cwd=tmp_path, PYTHONPATH="", AMENT_PREFIX_PATH="").split()
+    assert ament_prefix.rstrip(":") == str(prefix)
+    assert file.startswith(str(tmp_path))
+    assert found == "True"
+
+
 def test_folders_of_ones_own_called_tasks_and_robots_do_not_collide(tmp_path):
     for folder in ("tasks", "robots"):
         (tmp_path / folder).mkdir()
@@ -129,10 +160,10 @@ def test_folders_of_ones_own_called_tasks_and_robots_do_not_collide(tmp_path):
     (tmp_path / "script.py").write_text(
         "import tasks, robots\n"
         "from metarl import robots as their_robots, tasks as their_tasks\n"
-        "print(tasks.MINE, robots.MINE, their_tasks.make('arm_reach').robot.name, their_robots.names())\n"
+        "print(tasks.MINE, robots.MINE, their_tasks.make('arm_reach').robot.name, 'arm7' in their_robots.names())\n"
     )
     said = run(sys.executable, "script.py", cwd=tmp_path, PYTHONPATH=str(Path(metarl.__file__).parent.parent))
-    assert said == "my tasks my robots arm7 ['arm7']\n"
+    assert said == "my tasks my robots arm7 True\n"
 
 
 def test_top_level_folders_are_links_inside_the_package():
