@@ -3,6 +3,8 @@
 Known traps: MuJoCo takes the larger friction of a pair; wind without density is nothing; PyBullet forgets properties.
 """
 
+import math
+
 import pytest
 import torch
 
@@ -16,8 +18,11 @@ CASES = [(name, engine) for name in tasks.names() for engine in tasks.make(name)
 
 
 def extremes(param):
-    """The ends of what training draws: the values that a task is most often near to."""
-    return (param.choices[0], param.choices[-1]) if param.choices else param.train
+    """The ends of what training draws: the values that a task is most often near to. Of a full circle, two opposite directions."""
+    if param.choices:
+        return param.choices[0], param.choices[-1]
+    low, high = param.train
+    return (low, low + math.pi) if param.unit == "rad" and high - low == 2 * math.pi else (low, high)
 
 
 def environment(task, engine="", num_tasks=1):
