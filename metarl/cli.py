@@ -255,7 +255,7 @@ class View(Command):
         else:
             batch = known[0].sample(1 if shows_live else self.num_tasks, self.split, self.seed, self.index)
             with console.status(f"drawing {self.task}"):
-                view.show(known[0], batch, out, self.simulator, self.file, self.episodes, self.seed, shows_live)
+                view.show(known[0], batch, out, self.simulator, self.file, self.episodes, self.seed, shows_live, console.print)
         if not shows_live:
             console.print(f"{'film' if out.suffix == '.mp4' else 'picture'}: {out}")
 

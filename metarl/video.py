@@ -22,6 +22,7 @@ from metarl import meta_parameters, tasks
 from metarl.report import unit_and_scale
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv, Step
+from metarl.tasks.parameters import TaskBatch
 from metarl.tasks.simulators.simulator import RobotSimulator
 from metarl.tasks.task import Task
 
@@ -78,7 +79,7 @@ def film(
     meta_parameters.check_writable(out)
     algorithm = meta_parameters.load(file)
     task = tasks.make(algorithm.spec.task)
-    env, drawn_by = _env_that_draws(task, simulator, index, split, seed, size, say)
+    env, drawn_by = env_that_draws(task, simulator, task.sample(1, split, seed, start=index), seed, size, say)
     name = meta_parameters.read(file)[0].algorithm
     unfinished = out.with_name(f".{out.name}.unfinished.mp4")
     try:
@@ -93,15 +94,17 @@ def film(
         env.close()
 
 
-def _env_that_draws(
-    task: Task, simulator: str, index: int, split: str, seed: int, size: tuple[int, int], say: Callable[[str], None]
-) -> tuple[BatchedEnv, str]:  # fmt: skip
-    """One robot in one task, in the wanted simulator or else in PyBullet; and the name of that one."""
+def env_that_draws(task: Task, simulator: str, batch: TaskBatch, seed: int, size: tuple[int, int], say: Callable[[str], None]) -> tuple[BatchedEnv, str]:
+    """One robot in each task, in the wanted simulator or else in PyBullet; and the name of that one.
+
+    Raises:
+        ValueError: neither draws this task.
+    """
     wanted = simulator or task.simulators[0]
     for name in dict.fromkeys((wanted, "pybullet")):
         if name in task.simulators:
-            env = BatchedEnv(task, 1, simulator=name, num_threads=1, seed=seed)
-            env.set_tasks(task.sample(1, split, seed, start=index))
+            env = BatchedEnv(task, len(batch), simulator=name, num_threads=1, seed=seed)
+            env.set_tasks(batch)
             env.reset()
             try:
                 env.simulator.render(0, *size)
@@ -110,9 +113,9 @@ def _env_that_draws(
                 env.close()
                 continue
             env.rng.manual_seed(seed)
-            say(f"filming in {name}")
+            say(f"drawing in {name}")
             return env, name
-    raise ValueError(f"there is no film of {task.name}: neither {wanted} nor PyBullet can draw it here")
+    raise ValueError(f"there is no picture of {task.name}: neither {wanted} nor PyBullet can draw it here")
 
 
 class Film:

@@ -25,7 +25,7 @@ from metarl.tasks.parameters import TaskBatch
 from metarl.tasks.simulators.mujoco import MujocoSimulator
 from metarl.tasks.simulators.simulator import RobotSimulator
 from metarl.tasks.task import Task
-from metarl.video import FRAMES_PER_SECOND, Picture
+from metarl.video import FRAMES_PER_SECOND, Picture, env_that_draws
 
 PANEL = (480, 368)  # width and height in pixels of each task's picture, multiples of 16 as films want them
 CAPTION = 112  # pixels below it
@@ -33,7 +33,9 @@ SHEET = (320, 240)
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
-def show(task: Task, batch: TaskBatch, out: Path, simulator: str, file: str, episodes: int, seed: int, live: bool) -> None:
+def show(
+    task: Task, batch: TaskBatch, out: Path, simulator: str, file: str, episodes: int, seed: int, live: bool, say: Callable[[str], None]
+) -> None:  # fmt: skip
     """Show tasks live, or make a film or a picture of them.
 
     Args:
@@ -45,8 +47,13 @@ def show(task: Task, batch: TaskBatch, out: Path, simulator: str, file: str, epi
         episodes: to be filmed.
         seed: of start poses and random actions.
         live: in MuJoCo's window.
+        say: told what is being done.
+
+    Raises:
+        ValueError: `file` is of another task, or nothing can draw this one here.
     """
-    env = environment(task, simulator, batch, seed)
+    env = BatchedEnv(task, len(batch), simulator=simulator, num_threads=1, seed=seed) if live else environment(task, simulator, batch, seed, say)
+    env.set_tasks(batch)
     try:
         if live:
             window(env, actor(env, file, seed), episodes)
@@ -58,9 +65,11 @@ def show(task: Task, batch: TaskBatch, out: Path, simulator: str, file: str, epi
         env.close()
 
 
-def environment(task: Task, simulator: str, batch: TaskBatch, seed: int) -> BatchedEnv:
-    """One robot in each task."""
-    env = BatchedEnv(task, len(batch), simulator=simulator, num_threads=1, seed=seed)
+def environment(task: Task, simulator: str, batch: TaskBatch, seed: int, say: Callable[[str], None]) -> BatchedEnv:
+    """One robot in each task, in a simulator that can draw it here; a task that is computed needs none."""
+    if "analytic" not in task.simulators:
+        return env_that_draws(task, simulator, batch, seed, PANEL, say)[0]
+    env = BatchedEnv(task, len(batch), seed=seed)
     env.set_tasks(batch)
     return env
 
@@ -164,7 +173,7 @@ def contact_sheet(names: Sequence[str], out: Path, say: Callable[[str], None]) -
     for name in names:
         say(name)
         task = tasks.make(name)
-        env = environment(task, "", task.sample(1, "iid"), 0)
+        env = environment(task, "", task.sample(1, "iid"), 0, lambda text: None)
         env.reset()
         about = (type(task).__doc__ or "").strip().split("\n\n")[0]
         panels.append(_with_caption(_drawn(env, 0, SHEET), name, about, SHEET, 72))

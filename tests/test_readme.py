@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = {  # what is added to a command to make it small
     "metarl train": "--config.iterations 1 --config.num-tasks 4 --config.hidden-size 8 --config.minibatches 1",
     "metarl evaluate": "--num-tasks 2 --threads 1",
+    "metarl view": "--num-tasks 1 --out view.png",
 }
 SLOW = ("metarl benchmark", "python -m metarl.ros_nodes.demo")
 

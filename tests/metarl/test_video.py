@@ -38,7 +38,7 @@ def test_a_machine_without_opengl_films_in_pybullet_and_says_so(file, tmp_path, 
     pytest.importorskip("pybullet")
     said = []
     video.film(file, tmp_path / "out" / "film.mp4", episodes=1, size=SIZE, say=said.append)
-    assert said == ["mujoco cannot draw here (no OpenGL)", "filming in pybullet"]
+    assert said == ["mujoco cannot draw here (no OpenGL)", "drawing in pybullet"]
     frames = read(tmp_path / "out" / "film.mp4")
     seconds = len(frames) / video.FRAMES_PER_SECOND
     assert 1.0 < seconds < 1.0 + 3.5 + 1.0  # a strike, a slide, and a pause at the end
@@ -50,7 +50,7 @@ def test_a_machine_without_opengl_films_in_pybullet_and_says_so(file, tmp_path, 
 def test_a_task_that_nobody_draws(small_algorithm, tmp_path):
     path = tmp_path / "file.safetensors"
     meta_parameters.save(path, small_algorithm("rl2"), "rl2", env_steps=0)
-    with pytest.raises(ValueError, match="no film of point_navigation: neither analytic nor PyBullet can draw it here"):
+    with pytest.raises(ValueError, match="no picture of point_navigation: neither analytic nor PyBullet can draw it here"):
         video.film(path, tmp_path / "film.mp4")
     assert not (tmp_path / "film.mp4").exists()
 
@@ -61,7 +61,7 @@ def test_what_is_written_into_the_picture(monkeypatch):
     monkeypatch.setattr(video.Film, "_with_text", lambda self, text: lines.append(list(text)))
 
     class Task:
-        error_unit = "m"
+        error_unit, has_error = "m", True
 
         def error(self, readings):
             return readings["error"]

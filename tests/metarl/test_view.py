@@ -13,7 +13,7 @@ from metarl.evaluate import RandomAdapter
 
 def test_a_plan_shows_each_task_beside_the_others_with_its_sentence(tmp_path):
     task = tasks.make("point_navigation")
-    view.show(task, task.custom([{"goal_x": x} for x in (-0.5, 0.5)]), tmp_path / "nav.png", "", "", 1, 0, live=False)
+    view.show(task, task.custom([{"goal_x": x} for x in (-0.5, 0.5)]), tmp_path / "nav.png", "", "", 1, 0, live=False, say=pytest.fail)
     with Image.open(tmp_path / "nav.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     width, height = view.PANEL
@@ -38,7 +38,7 @@ def test_contact_sheet_has_a_panel_for_each_task(tmp_path):
 def test_film_of_two_arms_in_pybullet(tmp_path, monkeypatch):
     task = tasks.make("arm_reach")
     monkeypatch.setattr(type(task), "horizon", 8)  # decisions of 0.02 s; pictures are 0.04 s apart
-    env = view.environment(task, "pybullet", task.sample(2), 0)
+    env = view.environment(task, "pybullet", task.sample(2), 0, [].append)
     view.film(env, RandomAdapter(env, 0), tmp_path / "film.mp4", 1)
     env.close()
     size = (2 * view.PANEL[0], view.PANEL[1] + view.CAPTION)
@@ -52,7 +52,7 @@ def test_film_of_two_arms_in_pybullet(tmp_path, monkeypatch):
 
 def test_who_acts(small_algorithm, tmp_path):
     task = tasks.make("point_navigation")
-    env = view.environment(task, "", task.sample(1), 0)
+    env = view.environment(task, "", task.sample(1), 0, [].append)
     assert isinstance(view.actor(env, "", 0), RandomAdapter)
     assert isinstance(view.actor(env, "auto", 0), RandomAdapter), "the zoo has MAML of this task, and no RL²"
     path = tmp_path / "x.safetensors"
