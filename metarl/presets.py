@@ -14,6 +14,18 @@ _RECURRENT: dict[str, Mapping[str, Any]] = {
         "num_tasks": 256, "iterations": 150, "discount": 0.97, "minibatches": 4, "epochs": 4,
         "hidden_size": 64, "learning_rate": 1.5e-3, "max_kl": 0.05, "entropy_bonus": 0.001,
     },
+    "bandit_n10_k5": {
+        "num_tasks": 1024, "iterations": 300, "discount": 1.0, "gae_lambda": 0.9, "minibatches": 2, "epochs": 4,
+        "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.02,
+    },
+    "grid_navi": {
+        "num_tasks": 256, "iterations": 400, "gae_lambda": 0.95, "minibatches": 4, "epochs": 4,
+        "hidden_size": 64, "learning_rate": 2e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
+    },
+    "kitchen_grid": {
+        "num_tasks": 256, "iterations": 400, "discount": 0.98, "gae_lambda": 0.95, "minibatches": 8, "epochs": 4,
+        "hidden_size": 64, "learning_rate": 2e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
+    },
     "point_navigation_semicircle": {"num_tasks": 128, "iterations": 200, "minibatches": 4, "epochs": 4, "hidden_size": 64},
 }  # fmt: skip
 

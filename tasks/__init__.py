@@ -16,7 +16,26 @@ from metarl.robots.spec import unknown_name
 from metarl.tasks.parameters import SPLITS, Param, TaskBatch
 from metarl.tasks.task import Task
 
-_NOT_TASKS = {"batched_env", "gymnasium", "parameters", "rewards", "sensing", "grasp", "shapes", "simulators", "strike", "task", "track", "wind", "experts", "locomotion", "half_cheetah", "rand_params", "dm_env"}
+_NOT_TASKS = {
+    "batched_env",
+    "gymnasium",
+    "kitchen_rules",
+    "parameters",
+    "rewards",
+    "sensing",
+    "grasp",
+    "shapes",
+    "simulators",
+    "strike",
+    "task",
+    "track",
+    "wind",
+    "experts",
+    "locomotion",
+    "half_cheetah",
+    "rand_params",
+    "dm_env",
+}
 
 __all__ = ["SPLITS", "Param", "Task", "TaskBatch", "add_folder", "make", "names"]
 

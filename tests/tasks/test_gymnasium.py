@@ -4,6 +4,7 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
@@ -245,3 +246,26 @@ def test_a_task_of_ones_own_can_be_registered(tmp_path, monkeypatch):
         assert gymnasium.make(made).reset()[1]["task_id"] == "crooked_line/v3:train:0:0"
     finally:
         del gymnasium.registry[made]
+
+
+def test_discrete_tasks_take_numbers_of_choices():
+    env = MetaEnv("grid_navi")
+    assert env.action_space == spaces.Discrete(5)
+    env.reset(seed=0, options={"task": env.batched.task.custom([{"goal": "x=1 y=2"}])})
+    rewards = [env.step(action)[1] for action in (2, np.int64(1), 1, 0)]
+    assert rewards == pytest.approx([-0.1, -0.1, 1.0, 1.0])
+    for wrong in (5, -1, 0.5):
+        with pytest.raises(ValueError, match=r"grid_navi has the choices 0 to 4 \(stay, up, right, down, left\)"):
+            env.step(wrong)
+
+
+def test_discrete_tasks_in_a_vector():
+    envs = MetaVectorEnv("grid_navi", num_envs=3)
+    assert envs.action_space == spaces.MultiDiscrete([5, 5, 5])
+    envs.reset(seed=0)
+    obs = envs.step(np.array([0, 1, 2]))[0]
+    assert obs.tolist() == [[0, 0], [0, 1], [1, 0]]
+    with pytest.raises(ValueError, match=r"actions have shape \(3, 5\), expected \(num_envs,"):
+        envs.step(np.zeros((3, 5)))
+    with pytest.raises(ValueError, match=r"action \[0, 1, 7\]: grid_navi has the choices 0 to 4"):
+        envs.step(np.array([0, 1, 7]))

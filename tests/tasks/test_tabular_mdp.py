@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+
+from metarl import tasks
+from metarl.tasks.batched_env import BatchedEnv
+
+TASK = tasks.make("tabular_mdp_n10")
+
+
+def row(**values):
+    return {"reward_0_0": 0.5, **values}
+
+
+def test_published_sizes():
+    assert (TASK.horizon, TASK.episodes_per_trial, TASK.spec.obs_size, TASK.spec.action_size, len(TASK.params)) == (10, 10, 10, 5, 50 + 500)
+    assert tasks.make("tabular_mdp_n25").episodes_per_trial == 25
+
+
+def test_rewards_are_quantiles_of_a_normal_and_moves_are_normalised_exponentials():
+    values = {p.name: torch.tensor([0.5]) for p in TASK.params}
+    values["reward_3_1"] = torch.tensor([0.841344746])  # one deviation above the mean
+    values["move_2_4_7"] = torch.tensor([1 - math.exp(-3.0)])  # an exponential variable of 3; the nine others are log 2
+    means, probabilities = TASK.means(values)[0], TASK.probabilities(values)[0]
+    assert means[0, 0].item() == pytest.approx(1.0, abs=1e-6)
+    assert means[3, 1].item() == pytest.approx(2.0, abs=1e-5)
+    assert probabilities[2, 4, 7].item() == pytest.approx(3 / (3 + 9 * math.log(2)), rel=1e-5)
+    assert probabilities[2, 4, 0].item() == pytest.approx(math.log(2) / (3 + 9 * math.log(2)), rel=1e-5)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(10, 5))
+
+
+def test_drawn_tasks_have_the_published_moments():
+    batch = TASK.sample(200)
+    values = {name: torch.as_tensor(v, dtype=torch.float32) for name, v in batch.named().items()}
+    means, probabilities = TASK.means(values), TASK.probabilities(values)
+    # 10 000 means: N(1, 1); 100 000 Dirichlet components: mean 1/10, variance (1/10)(9/10)/11
+    assert means.mean().item() == pytest.approx(1.0, abs=0.04)
+    assert means.std().item() == pytest.approx(1.0, abs=0.03)
+    assert probabilities.var().item() == pytest.approx(0.09 / 11, rel=0.03)
+
+
+def test_states_and_rewards_are_drawn_from_what_the_task_says():
+    env = BatchedEnv(TASK, 1, 20000, seed=2)
+    sure = {f"move_0_2_{s}": 0.0 for s in range(10)} | {"move_0_2_4": 1 - math.exp(-3.0), "move_0_2_6": 1 - math.exp(-1.0)}
+    env.set_tasks(TASK.custom([row(reward_0_2=0.841344746, **sure)]))
+    assert env.reset()[0, 0].tolist() == [1.0] + [0.0] * 9
+    step = env.step(torch.eye(5)[2].expand(1, 20000, -1))
+    visited = step.next_obs[0].mean(0)
+    assert visited[4].item() == pytest.approx(0.75, abs=0.015)
+    assert visited[6].item() == pytest.approx(0.25, abs=0.015)
+    assert step.reward.mean().item() == pytest.approx(2.0, abs=0.03)
+    assert step.reward.std().item() == pytest.approx(1.0, abs=0.03)
+
+
+def test_uniform_choices_are_worth_what_was_published():
+    """100.1 in a trial of 10 episodes."""
+    env = BatchedEnv(TASK, 300, seed=1)
+    env.set_tasks(TASK.sample(300, "iid"))
+    generator, total = torch.Generator().manual_seed(0), 0.0
+    for _ in range(10):
+        env.reset()
+        for _ in range(10):
+            total += env.step(torch.rand(300, 1, 5, generator=generator)).reward.mean().item()
+    assert total == pytest.approx(100.1, abs=3.5)
+
+
+def test_regret_is_against_the_best_action_of_the_state():
+    env = BatchedEnv(TASK, 1, 2)
+    env.set_tasks(TASK.custom([row(reward_0_2=0.841344746)]))
+    env.reset()
+    env.step(torch.eye(5)[[2, 0]].unsqueeze(0))
+    assert TASK.error(env.readings).tolist() == pytest.approx([0.0, 1.0], abs=1e-5)
+    assert TASK.success(env.readings).tolist() == [True, False]
