@@ -36,6 +36,7 @@ class Joints:
         actuator_ctrl: (A,) where its command lies among the model's.
         gain, bias, gear: (A,), (A, 3), (A,): force = gear * cut(gain * ctrl + bias · (1, gear * qpos, gear * qvel)).
         ctrl_range, force_range: (A, 2), infinite where there is none.
+        coupling: (T, J), and `coupling_stiffness` (T,): springs, each on a weighted sum of joint positions, which it pulls towards 0.
         compensated: document of the same tree with only those masses whose weight is compensated.
     """
 
@@ -51,6 +52,8 @@ class Joints:
     gear: Array
     ctrl_range: Array
     force_range: Array
+    coupling: Array
+    coupling_stiffness: Array
     compensated: str
 
 
@@ -101,13 +104,15 @@ class Camera:
 
 @dataclass(frozen=True)
 class Scene:
-    """All of one simulation. `touching` are the pairs of links that collide; `friction` is that of single links, to be multiplied."""
+    """All of one simulation. `touching` are the pairs of links that collide; `friction` is that of single links, to be multiplied;
+    `spinning` in m times the partner's friction limits the torque about the contact's normal, as a part of the normal force."""
 
     timestep: float
     gravity: tuple[float, float, float]
     trees: tuple[Tree, ...]
     touching: tuple[tuple[Link, Link], ...]
     friction: dict[Link, float]
+    spinning: dict[Link, float]
     sensors: tuple[Sensor, ...]
     camera: Camera | None
     num_ctrl: int
@@ -128,13 +133,15 @@ def read_scene(model: mujoco.MjModel, robot: RobotSpec | None) -> Scene:
     tops = roots(model)
     trees = tuple(_read_tree(model, compensated, root, limits) for root in tops)
     touching = _touching(model, tops)
+    friction = split_friction(touching)
     camera = Camera(model.cam_pos[0].copy(), rotation(model.cam_quat[0]), float(model.cam_fovy[0])) if model.ncam else None
     return Scene(
         timestep=float(model.opt.timestep),
         gravity=(float(model.opt.gravity[0]), float(model.opt.gravity[1]), float(model.opt.gravity[2])),
         trees=trees,
         touching=tuple(touching),
-        friction=split_friction(touching),
+        friction=friction,
+        spinning=_spinning(model, tops, friction),
         sensors=tuple(_read_sensor(model, i, tops) for i in range(model.nsensor)),
         camera=camera,
         num_ctrl=model.nu,
@@ -175,13 +182,40 @@ def _refuse(model: mujoco.MjModel) -> None:
     for field, dofs in (("armature", model.dof_armature), ("dampingpoly", model.dof_dampingpoly.any(1)), ("stiffnesspoly", curved_springs)):
         for dof in np.flatnonzero(dofs):
             raise ValueError(f"joint {model.joint(int(joint[dof])).name!r} has {field}: it has no twin in PyBullet")
-    for kind, count in (("equality constraints", model.neq), ("tendons", model.ntendon), ("flexes", model.nflex), ("explicit contact pairs", model.npair)):
+    for kind, count in (("equality constraints", model.neq), ("flexes", model.nflex), ("explicit contact pairs", model.npair)):
         if count:
             raise ValueError(f"the model has {count} {kind}: they have no twin in PyBullet")
     for actuator in np.flatnonzero(~np.isin(model.actuator_trntype, (*_ON_JOINTS, mujoco.mjtTrn.mjTRN_SITE.value))):
         raise ValueError(f"actuator {model.actuator(int(actuator)).name!r} drives neither a joint nor a site: it has no twin in PyBullet")
+    for t in range(model.ntendon):
+        if not _is_coupling(model, t):
+            raise ValueError(f"tendon {model.tendon(t).name!r} is more than a spring between joints that rests at 0: it has no twin in PyBullet")
     if model.opt.density or model.opt.viscosity:
         raise ValueError("the model has a fluid (density, viscosity): it has no twin in PyBullet")
+
+
+def _is_coupling(model: mujoco.MjModel, tendon: int) -> bool:
+    """It is a linear spring on a weighted sum of joint positions, resting where the sum is 0, and nothing else."""
+    wraps = model.wrap_type[model.tendon_adr[tendon] : model.tendon_adr[tendon] + model.tendon_num[tendon]]
+    one_tree = int(model.tendon_treenum[tendon]) == 1
+    more = (
+        model.tendon_damping,
+        model.tendon_frictionloss,
+        model.tendon_limited,
+        model.tendon_armature,
+        model.tendon_lengthspring.any(1),
+        model.tendon_stiffnesspoly.any(1),
+    )
+    return one_tree and bool((wraps == mujoco.mjtWrap.mjWRAP_JOINT).all()) and not any(field[tendon] for field in more)
+
+
+def _coupling(model: mujoco.MjModel, joints: list[int]) -> Array:
+    """(T, J) weights of a tree's joints in the tendons that couple them."""
+    weights = np.zeros((model.ntendon, model.njnt))
+    for t in range(model.ntendon):
+        wraps = slice(model.tendon_adr[t], model.tendon_adr[t] + model.tendon_num[t])
+        weights[t, model.wrap_objid[wraps]] = model.wrap_prm[wraps]
+    return weights[:, joints]
 
 
 def _read_tree(model: mujoco.MjModel, compensated: mujoco.MjModel, root: int, limits: dict[str, float]) -> Tree:
@@ -226,6 +260,8 @@ def _read_joints(model: mujoco.MjModel, joints: list[int], compensated: str) -> 
         gear=model.actuator_gear[mine, 0],
         ctrl_range=np.where(model.actuator_ctrllimited[mine, None] != 0, model.actuator_ctrlrange[mine], endless),
         force_range=np.where(model.actuator_forcelimited[mine, None] != 0, model.actuator_forcerange[mine], endless),
+        coupling=_coupling(model, joints),
+        coupling_stiffness=model.tendon_stiffness.copy(),
         compensated=compensated,
     )
 
@@ -287,9 +323,21 @@ def _pair_friction(model: mujoco.MjModel, one: int, other: int) -> float | None:
     priority = model.geom_priority[[one, other]]
     ruling = [one, other] if priority[0] == priority[1] else [(one, other)[int(priority.argmax())]]
     condim = int(model.geom_condim[ruling].max())
-    if condim > 3:
-        raise ValueError(f"geom {model.geom(ruling[0]).name!r} has condim {condim}: torsional and rolling friction have no twin in PyBullet")
+    if condim > 4 or (condim == 4 and len(ruling) > 1):
+        what = "rolling friction has" if condim > 4 else "torsional friction of a shape that does not rule its contacts by priority has"
+        raise ValueError(f"geom {model.geom(ruling[0]).name!r} has condim {condim}: {what} no twin in PyBullet")
     return 0.0 if condim == 1 else float(model.geom_friction[ruling, 0].max())
+
+
+def _spinning(model: mujoco.MjModel, tops: list[int], friction: dict[Link, float]) -> dict[Link, float]:
+    """Torsional friction of links. Bullet adds each partner's, times the friction of the other."""
+    found = {}
+    for geom in np.flatnonzero(model.geom_condim == 4):
+        link = link_of(model, int(model.geom_bodyid[geom]), tops)
+        if link in friction:
+            sliding, torsional, _ = model.geom_friction[geom]
+            found[link] = float(torsional / sliding * friction[link])
+    return found
 
 
 def _read_sensor(model: mujoco.MjModel, sensor: int, tops: list[int]) -> Sensor:

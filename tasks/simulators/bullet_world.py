@@ -90,6 +90,8 @@ class World:
             )
         for link, friction in scene.friction.items():
             bullet.changeDynamics(self._bodies[link[0]], self._number(link), lateralFriction=friction, physicsClientId=self._client)
+        for link, spinning in scene.spinning.items():
+            bullet.changeDynamics(self._bodies[link[0]], self._number(link), spinningFriction=spinning, physicsClientId=self._client)
 
     def reset(self, joints: Mapping[int, tuple[Array, Array | None]], roots: Mapping[int, tuple[Array, Array | None]]) -> None:
         """Everything where it is told, or as it was loaded, at rest unless told otherwise; nothing is left of the contacts before.

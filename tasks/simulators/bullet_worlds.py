@@ -162,7 +162,8 @@ class JointForces:
     def __init__(self, joints: Sequence[Joints]) -> None:
         self._joint, self._ctrl = joints[0].actuator_joint, joints[0].actuator_ctrl
         self._onto = np.eye(len(joints[0].names))[self._joint]  # (A, J): sums what several actuators do to a joint
-        fields = ("damping", "stiffness", "spring", "gain", "gear", "bias", "ctrl_range", "force_range")
+        self._coupling = joints[0].coupling
+        fields = ("coupling_stiffness", "damping", "stiffness", "spring", "gain", "gear", "bias", "ctrl_range", "force_range")
         self._tables = {name: np.stack([getattr(j, name) for j in joints]) for name in fields}
 
     def compute(self, chosen: NDArray[np.int_], qpos: Array, qvel: Array, ctrl: Array) -> tuple[Array, Array]:
@@ -184,6 +185,7 @@ class JointForces:
         low, high = np.moveaxis(of["force_range"], -1, 0)
         at_limit = (wanted <= low) | (wanted >= high)
         force = -of["damping"] * qvel - of["stiffness"] * (qpos - of["spring"]) + (of["gear"] * wanted.clip(low, high)) @ self._onto
+        force = force - (of["coupling_stiffness"] * (qpos @ self._coupling.T)) @ self._coupling
         return force, of["damping"] + np.where(at_limit, 0.0, -b2 * of["gear"] ** 2) @ self._onto
 
 

@@ -46,7 +46,9 @@ def body_named(task: Task, model: mujoco.MjModel, name: str) -> int:
     """
     number: int = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, name)
     if number < 0:
-        raise ValueError(f"{task.name} pushes {name!r}: its scene has no body of that name; it has {', '.join(model.body(b).name for b in range(1, model.nbody))}")
+        raise ValueError(
+            f"{task.name} pushes {name!r}: its scene has no body of that name; it has {', '.join(model.body(b).name for b in range(1, model.nbody))}"
+        )
     return number
 
 

@@ -1,7 +1,8 @@
 """A compiled MuJoCo model as URDF: one document for each body that hangs in the world, with its descendants.
 
 PyBullet loads these documents, and ROS publishes the robot's as `robot_description`. Links and joints keep the names and frames of the
-model. Nothing but primitives is written; a capsule, which URDF 1.0 does not know, becomes a cylinder with two spheres.
+model. Meshes are named by files that live as long as this process. What URDF 1.0 does not know is made of
+what it knows: a capsule becomes a cylinder with two spheres, an ellipsoid a mesh.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.robots.spec import RobotSpec
+from metarl.tasks.simulators.mesh_files import ellipsoid_file, mesh_file
 
 Array = NDArray[np.float64]
 
@@ -175,7 +177,10 @@ def _add_shapes(link: xml.Element, model: mujoco.MjModel, geom: int) -> None:
     pos, quat, size = model.geom_pos[geom], model.geom_quat[geom], model.geom_size[geom]
     name = model.geom(geom).name or f"geom{geom}"
     kind = mujoco.mjtGeom(model.geom_type[geom])
-    drawn = colliding = _primitives(kind, name, size)
+    if kind == mujoco.mjtGeom.mjGEOM_MESH:
+        drawn = colliding = [("mesh", {"filename": mesh_file(model, int(model.geom_dataid[geom]))}, 0.0)]
+    else:
+        drawn = colliding = _primitives(kind, name, size)
     if kind == mujoco.mjtGeom.mjGEOM_PLANE:  # an endless plane has no picture
         sides = [2 * s or _ENDLESS for s in size[:2]]
         drawn = [("box", {"size": _text([*sides, 0.002])}, -0.001)]
@@ -204,6 +209,8 @@ def _primitives(kind: mujoco.mjtGeom, name: str, size: Array) -> list[tuple[str,
         return [cylinder]
     if kind == geom.mjGEOM_CAPSULE:
         return [cylinder, *(("sphere", {"radius": _text([size[0]])}, end * size[1]) for end in (-1, 1))]
+    if kind == geom.mjGEOM_ELLIPSOID:
+        return [("mesh", {"filename": ellipsoid_file(size)}, 0.0)]
     raise ValueError(f"geom {name!r} is a {kind.name.removeprefix('mjGEOM_').lower()} of size {size.tolist()}: it has no twin in URDF")
 
 

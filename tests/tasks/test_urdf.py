@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from pathlib import Path
 from xml.etree import ElementTree as xml
 
 import mujoco
@@ -12,7 +13,7 @@ import pytest
 
 from metarl import robots, tasks
 from metarl.tasks.simulators.mujoco import compile_scene
-from metarl.tasks.simulators.urdf import free_body_urdf, robot_urdf, roots, tree_urdf
+from metarl.tasks.simulators.urdf import free_body_urdf, robot_urdf, roots, rotation, tree_urdf
 
 SCENES = [name for name in tasks.names() if "pybullet" in tasks.make(name).simulators]
 ARM = robots.load("arm7")
@@ -188,8 +189,9 @@ def test_roots_are_the_world_and_what_hangs_in_it():
     assert [model.body(root).name for root in roots(model)] == ["world", "panda_link0", "object", "target"]
 
 
-def add_egg(spec):
-    spec.body("foot").add_geom(name="egg", type=mujoco.mjtGeom.mjGEOM_ELLIPSOID, size=[0.1, 0.2, 0.3])
+def add_hills(spec):
+    spec.add_hfield(name="hills", size=[1.0, 1.0, 0.1, 0.1], nrow=2, ncol=2, userdata=[0.0, 1.0, 0.0, 1.0])
+    spec.worldbody.add_geom(name="hills", type=mujoco.mjtGeom.mjGEOM_HFIELD, hfieldname="hills")
 
 
 def broken(change):
@@ -203,9 +205,39 @@ def broken(change):
     [
         (lambda s: s.body("foot").add_joint(name="hip", type=mujoco.mjtJoint.mjJNT_BALL), "joint 'hip' is neither a hinge nor a slide"),
         (lambda s: setattr(s.joint("knee"), "ref", 0.5), "joint 'knee' has a reference position other than 0"),
-        (add_egg, r"geom 'egg' is a ellipsoid of size \[0.1, 0.2, 0.3\]"),
     ],
 )
 def test_what_urdf_cannot_say_is_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         tree_urdf(broken(change), 1)
+
+
+def test_a_shape_that_urdf_cannot_say_is_refused_by_name():
+    with pytest.raises(ValueError, match="geom 'hills' is a hfield of size"):
+        tree_urdf(broken(add_hills), 0)
+
+
+def vertices_of(document):
+    (mesh,) = xml.fromstring(document).iter("mesh")
+    lines = Path(mesh.get("filename")).read_text().splitlines()
+    return np.array([[float(x) for x in line.split()[1:]] for line in lines if line.startswith("v ")]), mesh.get("filename")
+
+
+def test_an_ellipsoid_becomes_a_mesh_on_its_surface():
+    spec = mujoco.MjSpec()
+    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_ELLIPSOID, size=[0.1, 0.2, 0.3], contype=0, conaffinity=0)
+    vertices, _ = vertices_of(tree_urdf(spec.compile(), 0))
+    np.testing.assert_allclose(((vertices / [0.1, 0.2, 0.3]) ** 2).sum(1), 1.0)
+    np.testing.assert_allclose(np.abs(vertices).max(0), [0.1, 0.2, 0.3], rtol=0.01)
+
+
+def test_a_mesh_keeps_its_vertices_and_is_written_once():
+    spec = mujoco.MjSpec()
+    corners = np.array([[0, 0, 0], [0.3, 0, 0], [0, 0.2, 0], [0, 0, 0.1]])
+    spec.add_mesh(name="wedge").uservert = corners.flatten()
+    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="wedge", contype=0, conaffinity=0)
+    model = spec.compile()
+    (vertices, path), (_, again) = vertices_of(tree_urdf(model, 0)), vertices_of(tree_urdf(model, 0))
+    assert path == again
+    in_world = model.geom_pos[0] + vertices @ rotation(model.geom_quat[0]).T
+    np.testing.assert_allclose(sorted(in_world.round(6).tolist()), sorted(corners.tolist()), atol=1e-6)
