@@ -34,7 +34,7 @@ class Adapter(Protocol):
         """Forget everything of the task: back to the meta-learned prior."""
 
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
-        """Actions (M, R, A) for observations (M, R, O); the mean action where `explore` is False. Changes nothing of what is understood."""
+        """Actions (M, R, A) for observations (M, R, O); the mean or likeliest one where `explore` is False. Changes nothing of what is understood."""
         ...
 
     def observe(self, step: Step) -> None:

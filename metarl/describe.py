@@ -17,7 +17,7 @@ from rich.table import Table
 
 from metarl import algos, meta_parameters, robots, tasks
 from metarl.robots.spec import ArmSpec, RobotSpec, unknown_name
-from metarl.tasks.parameters import SPLITS, Param
+from metarl.tasks.parameters import Param
 from metarl.tasks.task import Task
 
 
@@ -72,7 +72,9 @@ def _task(task: Task, console: Console) -> dict[str, Any]:
     _heading(console, task.name, type(task))
     _prose(console, inspect.getdoc(type(task)))
     spec = task.spec
-    rows = [[p.name, p.unit, _range(p, "train"), _range(p, "ood_near"), _range(p, "ood_far"), "" if p.hidden else "shown"] for p in task.params]
+    rows = [[p.name, p.unit, _range(p, "train"), _range(p, "ood_near"), _range(p, "ood_far"), "" if p.hidden else "shown"] for p in task.params if p.text]
+    if len(rows) < len(task.params):
+        rows.append([f"{len(task.params) - len(rows)} numbers more"] + 5 * [""])
     _table(console, ["parameter", "unit", "train, iid", "ood_near", "ood_far", ""], rows, "what differs from task to task")
     facts = {
         "robot": spec.robot or "none",
@@ -88,7 +90,7 @@ def _task(task: Task, console: Console) -> dict[str, Any]:
         facts["headroom"] = f"{value:.2f} [{low:.2f}, {high:.2f}], measured on {measured['num_tasks']} tasks of split {measured['split']}"
     for key, said in facts.items():
         console.print(f"[bold]{key}[/bold]: {said}")
-    sentences = {split: task.sample(1, split).describe(0) for split in SPLITS if _has_split(task, split)}
+    sentences = {split: task.sample(1, split).describe(0) for split in task.splits}
     for sentence in sentences.values():
         console.print(sentence, markup=False)
     return {
@@ -112,10 +114,6 @@ def measured_headroom(task: str) -> Mapping[str, Any] | None:
     entries = [entry for entry in meta_parameters.zoo() if entry.startswith(f"zoo:{task}/")]
     known = [scores for entry in entries for scores in measured_scores(meta_parameters.resolve(entry)) if scores.get("headroom")]
     return known[0] if known else None
-
-
-def _has_split(task: Task, split: str) -> bool:
-    return not split.startswith("ood") or any(p.options(split) for p in task.params)
 
 
 def _range(param: Param, split: str) -> str:

@@ -74,7 +74,7 @@ class RandomAdapter:
         self._rng = torch.Generator().manual_seed(self._seed)
 
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
-        """Actions (M, R, A), uniform on [-1, 1]."""
+        """Actions (M, R, A), uniform on [-1, 1]; of discrete ones, all equally often."""
         return 2 * torch.rand(self._shape, generator=self._rng) - 1
 
     def observe(self, step: Step) -> None:

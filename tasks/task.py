@@ -17,7 +17,7 @@ from torch import Tensor
 from metarl import robots
 from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec
 from metarl.tasks import parameters
-from metarl.tasks.parameters import Param, TaskBatch
+from metarl.tasks.parameters import SPLITS, Param, TaskBatch
 
 if TYPE_CHECKING:
     import mujoco
@@ -144,6 +144,11 @@ class Task(ABC):
     def from_json(self, text: str) -> TaskBatch:
         """The tasks that `TaskBatch.to_json` wrote."""
         return parameters.from_json(text, self.name, self.params)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it has tasks in."""
+        return tuple(self.published) or tuple(s for s in SPLITS if not s.startswith("ood") or any(p.options(s) for p in self.params))
 
     @property
     def robot(self) -> RobotSpec:

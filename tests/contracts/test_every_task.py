@@ -11,7 +11,6 @@ import torch
 
 from metarl import robots, tasks
 from metarl.tasks.batched_env import BatchedEnv
-from metarl.tasks.parameters import SPLITS
 
 STEPS = 12
 # Task 7 of `train`, seed 1, drawn once and written down. If one of these changes the task needs a new version.
@@ -61,10 +60,6 @@ AS_PUBLISHED = {
 every_task = pytest.mark.parametrize("name", tasks.names())
 
 
-def splits(task):
-    return list(task.published) or [s for s in SPLITS if not s.startswith("ood") or any(p.options(s) for p in task.params)]
-
-
 def up_to(task, number, split="train", seed=0):
     """That many tasks of a split, or all where it is a published set of fewer."""
     return task.sample(min(number, len(task.published.get(split, range(number)))), split, seed)
@@ -93,7 +88,7 @@ def play(env: BatchedEnv, batch, actions, expert=None):
 def played(request):
     """Tasks of all splits of a distribution under random actions."""
     task = tasks.make(request.param)
-    batch = task.sample(0).concatenate([task.sample(8, split) for split in splits(task)])
+    batch = task.sample(0).concatenate([task.sample(8, split) for split in task.splits])
     env = BatchedEnv(task, len(batch), seed=0)
     expert = getattr(task, "expert", None)  # what takes skill to see does not change under random actions
     steps = 3 if task.horizon == 1 else STEPS if expert is None else task.horizon
@@ -177,7 +172,7 @@ def test_same_seed_same_trajectory(name):
 def test_setting_tasks_twice_is_setting_them_once(name):
     task = tasks.make(name)
     once, twice = BatchedEnv(task, 4, seed=1), BatchedEnv(task, 4, seed=1)
-    twice.set_tasks(task.sample(4, split=splits(task)[-1], start=6))
+    twice.set_tasks(task.sample(4, split=task.splits[-1], start=6))
     twice.set_tasks(task.sample(4, start=4))
     actions = random_actions(once, 2)
     torch.testing.assert_close(play(once, task.sample(4), actions)[0], play(twice, task.sample(4), actions)[0], rtol=0, atol=0)
@@ -228,7 +223,7 @@ def test_train_and_iid_share_no_task(name):
 @every_task
 def test_out_of_distribution_means_out_of_the_training_range(name):
     task = tasks.make(name)
-    for split in splits(task)[2:]:
+    for split in task.splits[2:]:
         values = task.sample(200, split).values
         outside = np.zeros(values.shape, bool)
         for i, param in enumerate(task.params):
@@ -256,7 +251,7 @@ def test_tasks_stay_what_they_were(name):
 @every_task
 def test_json_sentences_and_custom_values(name):
     task = tasks.make(name)
-    drawn = task.sample(5, splits(task)[-1])
+    drawn = task.sample(5, task.splits[-1])
     again = task.from_json(drawn.to_json())
     np.testing.assert_array_equal(again.values, drawn.values)
     assert again.ids == drawn.ids
