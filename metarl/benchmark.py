@@ -11,11 +11,13 @@ import os
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mujoco.batch
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,15 +29,14 @@ from metarl.presets import config_for
 from metarl.robots.spec import ArmSpec, unknown_name
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv, Step
+from metarl.tasks.simulators.mujoco import MujocoSimulator, compile_scene
 from metarl.tasks.task import Task
-
-if TYPE_CHECKING:
-    import mujoco
 
 TASK, ALGORITHM = "arm_reach", "rl2"
 MAML_TASK = "point_navigation"
 NUM_SIMS, NUM_THREADS = 256, 2
 ASYNC_WORKERS = 8
+MIN_DOFS = 7  # of a model below which physics is too cheap for a figure against it
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,6 @@ def torch_threads(number: int) -> Iterator[None]:
 
 def bare_physics(env: BatchedEnv) -> Callable[[int], None]:
     """Steps a bare `mujoco.batch.Batch` of the same model, as many simulations and threads, so many decisions far."""
-    import mujoco.batch
-
-    from metarl.tasks.simulators.mujoco import compile_scene
-
     task = env.task
     model = compile_scene(task)
     batch = mujoco.batch.Batch(model, env.num_sims, NUM_THREADS, persistent=True)
@@ -131,6 +128,34 @@ def bare_physics(env: BatchedEnv) -> Callable[[int], None]:
         for _ in range(decisions):
             ctrl[:] = commands(env.num_sims)
             batch.step(None, substeps)
+
+    return run
+
+
+def replayed_physics(env: BatchedEnv, episode: Callable[[], None]) -> Callable[[], None]:
+    """Plays an episode once, and gives what steps the same batch through the same commands again, and does nothing else."""
+    simulator = env.simulator
+    assert isinstance(simulator, MujocoSimulator)
+    batch, advance, played = simulator.batch, simulator.advance, []
+    qpos, qvel, ctrl = (batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+    begin: list[NDArray[np.float64]] = []
+
+    def recording(commands: torch.Tensor | None, substeps: int, active: torch.Tensor | None) -> None:
+        if not begin:
+            begin.extend((qpos.copy(), qvel.copy()))
+        advance(commands, substeps, active)
+        played.append((ctrl.copy(), None if active is None else active.numpy(), substeps))
+
+    simulator.advance = recording  # type: ignore[assignment, method-assign]
+    episode()
+    simulator.advance = advance  # type: ignore[method-assign]
+
+    def run() -> None:
+        batch.reset(stage=0)
+        qpos[:], qvel[:] = begin
+        for commands, mask, substeps in played:
+            ctrl[:] = commands
+            batch.step(mask, substeps)
 
     return run
 
@@ -158,23 +183,74 @@ def commands_of(task: Task, model: mujoco.MjModel) -> Callable[[int], NDArray[np
 
 def env_against_physics() -> list[Figure]:
     """BatchedEnv with observation, command, reward and resets, against Batch.step alone."""
-    task = tasks.make(TASK)
+    ratio, rate = _against_physics(tasks.make(TASK), tasks.make(TASK).horizon, rounds=9)
+    return [Figure(f"BatchedEnv of {TASK} against bare Batch.step", ratio, goal=">= 0.8"), Figure(f"BatchedEnv of {TASK}", rate, "decisions/s")]
+
+
+def every_env_against_physics() -> list[Figure]:
+    """The same for every task in MuJoCo of at least 7 degrees of freedom, in a part of an episode."""
+    figures = []
+    for name in tasks.names():
+        task = tasks.make(name)
+        if "mujoco" not in task.simulators or task.horizon == 1 or compile_scene(task).nv < MIN_DOFS:
+            continue
+        ratio, _ = _against_physics(task, min(task.horizon, 20), rounds=5)
+        figures.append(Figure(f"BatchedEnv of {name} against bare Batch.step", ratio, goal=">= 0.8"))
+    return figures
+
+
+def _against_physics(task: Task, decisions: int, rounds: int) -> tuple[float, float]:
+    """Speed as a part of bare physics that does the same, and decisions per second."""
     with torch_threads(1):
         env = BatchedEnv(task, NUM_SIMS, num_threads=NUM_THREADS)
-        env.set_tasks(task.sample(NUM_SIMS))
-        bare, action = bare_physics(env), torch.zeros(NUM_SIMS, 1, task.spec.action_size)
+        env.set_tasks(task.practice(NUM_SIMS, 0, 0))
+        action = Still(env).act(torch.empty(0))
 
         def episode() -> None:
+            env.rng.manual_seed(0)
             env.reset()
-            for _ in range(task.horizon):
+            for _ in range(decisions):
                 env.step(action)
 
-        pieces = {"env": episode, "bare": lambda: bare(task.horizon)}
-        seconds = in_turns(pieces, rounds=9)
+        seconds = in_turns({"env": episode, "bare": replayed_physics(env, episode)}, rounds)
         env.close()
-    rate = NUM_SIMS * task.horizon / statistics.median(seconds["env"])
-    ratio = median_ratio(seconds["bare"], seconds["env"])
-    return [Figure(f"BatchedEnv of {TASK} against bare Batch.step", ratio, goal=">= 0.8"), Figure(f"BatchedEnv of {TASK}", rate, "decisions/s")]
+    return median_ratio(seconds["bare"], seconds["env"]), NUM_SIMS * decisions / statistics.median(seconds["env"])
+
+
+def env_against_gymnasiums_half_cheetah() -> list[Figure]:
+    """half_cheetah_vel against the fastest way to step Gymnasium's own HalfCheetah-v5: one by one, or in as many processes as it likes best."""
+    import gymnasium
+
+    task = tasks.make("half_cheetah_vel")
+    ways = {"one by one": (gymnasium.vector.SyncVectorEnv, ASYNC_WORKERS), **{f"{n} processes": (gymnasium.vector.AsyncVectorEnv, n) for n in (NUM_THREADS, ASYNC_WORKERS)}}
+    action = np.random.default_rng(0).uniform(-1, 1, (ASYNC_WORKERS, task.spec.action_size))
+    with torch_threads(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MuJoCo's, of Gymnasium's model
+        env = BatchedEnv(task, NUM_SIMS, num_threads=NUM_THREADS)
+        env.set_tasks(task.sample(NUM_SIMS))
+        theirs = {name: kind([lambda: gymnasium.make("HalfCheetah-v5") for _ in range(number)]) for name, (kind, number) in ways.items()}
+        for workers in theirs.values():
+            workers.reset(seed=0)
+
+        def step_theirs(workers: Any) -> None:
+            for _ in range(50):
+                workers.step(action[: workers.num_envs])
+
+        pieces = {name: lambda workers=workers: step_theirs(workers) for name, workers in theirs.items()}
+        seconds = in_turns({"env": lambda: _episode(env), **pieces}, rounds=5)
+        env.close()
+        for workers in theirs.values():
+            workers.close()
+    decisions = {"env": NUM_SIMS * task.horizon, **{name: workers.num_envs * 50 for name, workers in theirs.items()}}
+    each = {name: [s / decisions[name] for s in found] for name, found in seconds.items()}
+    fastest = min(theirs, key=lambda name: statistics.median(each[name]))
+    name = f"BatchedEnv of half_cheetah_vel against HalfCheetah-v5, {fastest}"
+    return [Figure(name, median_ratio(each[fastest], each["env"]), goal=">= 2.5")]
+
+
+def _episode(env: BatchedEnv) -> None:
+    """One episode of random actions."""
+    collect(env, Still(env), 1)
 
 
 def env_against_async_vector_env() -> list[Figure]:
@@ -316,6 +392,8 @@ def _batched_policies(num_tasks: int, sizes: Sequence[int]) -> list[tuple[torch.
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "physics": env_against_physics,
+    "suite": every_env_against_physics,
+    "gymnasium": env_against_gymnasiums_half_cheetah,
     "vector": env_against_async_vector_env,
     "tasks": new_tasks_against_a_trial,
     "iteration": iteration_against_physics,

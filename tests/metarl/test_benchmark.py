@@ -7,6 +7,7 @@ from metarl import benchmark, cli, tasks
 from metarl.benchmark import Figure, in_turns, median_ratio
 from metarl.tasks.arm_reach import ArmReach
 from metarl.tasks.batched_env import BatchedEnv
+from metarl.tasks.half_cheetah_vel import HalfCheetahVel
 from metarl.tasks.point_navigation import PointNavigation
 
 
@@ -43,6 +44,9 @@ def tiny(monkeypatch, small_config):
     monkeypatch.setattr(benchmark, "NUM_SIMS", 4)
     monkeypatch.setattr(benchmark, "NUM_THREADS", 1)
     monkeypatch.setattr(benchmark, "config_for", lambda algorithm, task: small_config(algorithm))
+    monkeypatch.setattr(benchmark, "ASYNC_WORKERS", 2)
+    monkeypatch.setattr(benchmark.tasks, "names", lambda: ["arm_reach", "bandit_n10_k5", "half_cheetah_vel", "hopper_rand_params"])
+    monkeypatch.setattr(HalfCheetahVel, "horizon", 6)
     monkeypatch.setattr(ArmReach, "horizon", 6)
     monkeypatch.setattr(PointNavigation, "horizon", 6)
 
@@ -58,7 +62,7 @@ def test_bare_physics_moves_the_same_model(tiny):
     assert abs(batch.bind("qvel")).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["physics", "tasks", "iteration", "latency", "maml"])
+@pytest.mark.parametrize("name", ["physics", "suite", "gymnasium", "tasks", "iteration", "latency", "maml"])
 def test_benchmarks_give_figures(tiny, name, tmp_path, capsys):
     cli.main(["benchmark", name, "--json", str(tmp_path / "figures.json")])
     written = json.loads((tmp_path / "figures.json").read_text())
@@ -66,3 +70,24 @@ def test_benchmarks_give_figures(tiny, name, tmp_path, capsys):
     assert all(figure["value"] > 0 for figure in written["figures"])
     assert any(figure["goal"] for figure in written["figures"])
     assert ("reached" in (said := capsys.readouterr().out)) or "missed" in said
+
+
+def test_the_suite_is_all_of_mujoco_that_is_not_tiny(tiny):
+    said = [figure.name for figure in benchmark.every_env_against_physics()]
+    assert said == [f"BatchedEnv of {name} against bare Batch.step" for name in ("arm_reach", "half_cheetah_vel")]  # the hopper has 6 degrees of freedom
+
+
+def test_replayed_physics_goes_where_the_environment_went(tiny):
+    env = BatchedEnv(tasks.make("half_cheetah_vel"), 4, num_threads=1)
+    env.set_tasks(env.task.sample(4))
+
+    def episode():
+        env.reset()
+        for _ in range(5):
+            env.step(torch.full((4, 1, 6), 0.3))
+
+    run = benchmark.replayed_physics(env, episode)
+    went = env.simulator.batch.bind("qpos").copy()
+    env.step(torch.zeros(4, 1, 6))  # somewhere else
+    run()
+    assert (env.simulator.batch.bind("qpos") == went).all()
