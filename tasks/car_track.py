@@ -55,10 +55,11 @@ class CarTrack(Task):
     name = "car_track"
     robot_name = "car"
     # Friction of tyres: dry asphalt and concrete 0.7-0.9, wet 0.45-0.6, wet dirt and packed snow 0.15-0.35, ice 0.05-0.15
-    # (tyre tables; Bosch Automotive Handbook). Delay, gain and bias of small cars with hobby servos.
+    # (tyre tables; Bosch Automotive Handbook): a range that wide, because between wet and dry asphalt there is little to know.
+    # Delay, gain and bias of small cars with hobby servos.
     params = (
-        Param("friction", "", "a road of friction {:.2f}", nominal=0.7, train=(0.35, 0.9), scale="log", ood_near=((0.25, 0.35),), ood_far=((0.12, 0.25),)),
-        Param("patch_friction", "", "patches of {:.2f}", nominal=0.35, train=(0.15, 0.6), scale="log", ood_near=((0.11, 0.15),), ood_far=((0.05, 0.11),)),
+        Param("friction", "", "a road of friction {:.2f}", nominal=0.6, train=(0.2, 0.9), scale="log", ood_near=((0.15, 0.2),), ood_far=((0.05, 0.15),)),
+        Param("patch_friction", "", "patches of {:.2f}", nominal=0.2, train=(0.1, 0.4), scale="log", ood_near=((0.075, 0.1),), ood_far=((0.05, 0.075),)),
         Param("patch_angle", "rad", "at {:.2f} rad and opposite", nominal=0.3, train=(0.1, 3.0)),
         Param("wind_speed", "m/s", "wind of {:.1f} m/s", nominal=4.0, train=(0.0, 8.0), ood_near=((8.0, 10.0),), ood_far=((10.0, 14.0),)),
         Param("wind_angle", "rad", "towards {:+.2f} rad", nominal=0.0, train=(-3.0, 3.0)),

@@ -16,14 +16,23 @@ from metarl.tasks.quadrotor_track import TURBULENCE
 from metarl.tasks.task import Readings, Values
 
 GRAVITY = 9.81  # m/s²
+MAX_PULL = 6.0  # m/s², towards the target
+POSITION_PART, POSITION_DAMPING = 0.18, 1.7  # of the quadrotor's position loop: its speed over that of the tilt; twice its damping ratio
 
 
 def fly(readings: Readings, told: Values) -> Tensor:
     """(N, 4) actions of quadrotor_track: acceleration towards the target, the wind's force and the rotors' torque compensated."""
-    position_gain, velocity_gain, attitude_gain = 16.0, 7.0, 10.0  # 1/s², 1/s, 1/s
-    target, rate = readings["target_pos"], told["target_rate"].unsqueeze(-1)
-    ahead = -(rate**2) * torch.stack([target[:, 0], 4 * target[:, 1], 0 * target[:, 0]], -1)  # of the figure of eight
-    wanted = ahead + position_gain * (target - readings["pos"]) + velocity_gain * (readings["target_linvel"] - readings["linvel"])
+    # Tilt follows its command through the rate loop and the motors' lag: three equal poles are as fast as that goes without a swing.
+    lag, loop = told["motor_lag"].unsqueeze(-1), quadrotor.INERTIA[0] / quadrotor.RATE_GAIN[0]
+    pole = (1 / lag + 1 / loop) / 3
+    attitude_gain, damping = pole**3 * lag * loop, 3 * pole**2 * lag * loop - 1
+    slow = POSITION_PART * pole
+    position_gain, velocity_gain = slow**2, POSITION_DAMPING * slow
+    radius, rate = told["target_radius"].unsqueeze(-1), told["target_rate"].unsqueeze(-1)
+    phase = readings["phase"] + rate * (1 + damping) / attitude_gain  # the tilt comes late: it is that for the target's path by then
+    ahead = -(rate**2) * radius * torch.cat([phase.sin(), 2 * (2 * phase).sin(), 0 * phase], -1)
+    error, error_rate = readings["target_pos"] - readings["pos"], readings["target_linvel"] - readings["linvel"]
+    wanted = ahead + (position_gain * error + velocity_gain * error_rate).clamp(-MAX_PULL, MAX_PULL)
     wanted[:, 2] += GRAVITY
     blowing = wind.gusty(wind.mean_wind(told["wind_speed"], told["wind_angle"]), readings["gust"], TURBULENCE)
     mass = quadrotor.MASS + told["payload"].unsqueeze(-1)
@@ -39,15 +48,16 @@ def fly(readings: Readings, told: Values) -> Tensor:
     lever = torch.stack([(efficiency * place[:, axis]).mean(-1) - efficiency.mean(-1) * told[f"com_{'xy'[axis]}"] for axis in range(2)], -1)
     torque = thrust.unsqueeze(-1) * torch.stack([lever[:, 1], -lever[:, 0]], -1)
     gain = force.new_tensor(quadrotor.RATE_GAIN[:2])
-    rates = attitude_gain * torch.stack([-upward[:, 1], upward[:, 0]], -1) - torque / gain
+    spinning = (inward @ readings["angvel"].unsqueeze(-1)).squeeze(-1)[:, :2]
+    rates = attitude_gain * torch.stack([-upward[:, 1], upward[:, 0]], -1) - damping * spinning - torque / gain
     spin = -2.0 * torch.atan2(turned[:, 1, 0], turned[:, 0, 0])
-    action = torch.cat([((thrust - quadrotor.HOVER) / (quadrotor.MAX_THRUST - quadrotor.HOVER)).unsqueeze(-1), rates / 1.0, spin.unsqueeze(-1)], -1)
-    return torch.cat([action[:, :1], action[:, 1:] / force.new_tensor(quadrotor.MAX_RATE)], -1).clamp(-1.0, 1.0)
+    more = (thrust - quadrotor.HOVER) / (quadrotor.MAX_THRUST - quadrotor.HOVER)
+    return torch.cat([more.unsqueeze(-1), torch.cat([rates, spin.unsqueeze(-1)], -1) / force.new_tensor(quadrotor.MAX_RATE)], -1).clamp(-1.0, 1.0)
 
 
-def drive(readings: Readings, told: Values) -> Tensor:
-    """(N, 2) actions of car_track: the fastest speed that the bends ahead allow, and pursuit of a point of the centre line."""
-    grip_used, braking_used, horizon, spacing = 0.75, 0.5, 3.0, 0.2  # parts of friction; m
+def drive(readings: Readings, told: Values, grip_used: float = 0.75) -> Tensor:
+    """(N, 2) actions of car_track: the fastest speed at which bends ahead take `grip_used` of the friction, and pursuit of a point ahead."""
+    braking_used, horizon, spacing = 0.5, 3.0, 0.2  # part of the friction; m
     course, pos = readings["track"], readings["car_pos"]
     turned = rotation_from_wxyz(readings["car_quat"])
     yaw = torch.atan2(turned[:, 1, 0], turned[:, 0, 0])

@@ -45,19 +45,19 @@ def _centre(axis: str) -> Param:
 
 
 class QuadrotorTrack(Task):
-    """Reward per step: (1 - tanh 3d) / 2 + (1 - tanh 20d) / 2, d the distance from the target in m; the episode ends where that is lost."""
+    """Reward per step: (1 - tanh d) / 2 + (1 - tanh 15d) / 2, d the distance from the target in m; the episode ends where that is lost."""
 
     name = "quadrotor_track"
     robot_name = "quadrotor"
     # Wind: Neural-Fly (O'Connell et al. 2022, arXiv 2205.06908) flies in up to 12.1 m/s. Drag areas of a bare frame to one with a box under it;
-    # payload to a third of the weight; motor lags of small to large brushless motors.
+    # payload to a third of the weight; motor lags of small to middle-sized brushless motors: gusts are faster than what a slower one can do.
     params = (
         Param("wind_speed", "m/s", "wind of {:.1f} m/s", nominal=4.0, train=(0.0, 8.0), ood_near=((8.0, 10.0),), ood_far=((10.0, 12.1),)),
         Param("wind_angle", "rad", "towards {:+.2f} rad", nominal=0.0, train=(-3.1, 3.1)),
         Param("drag_area", "m2", "drag area {:.3f} m2", nominal=0.03, train=(0.02, 0.05), ood_near=((0.05, 0.06),), ood_far=((0.06, 0.08),)),
         Param("payload", "kg", "carries {:.2f} kg", nominal=0.0, train=(0.0, 0.25), ood_near=((0.25, 0.31),), ood_far=((0.31, 0.4),)),
         _efficiency(1, "of its thrust front left"), _efficiency(2, "rear left"), _efficiency(3, "rear right"), _efficiency(4, "front right"),
-        Param("motor_lag", "s", "motors {:.3f} s late", nominal=0.04, train=(0.02, 0.08), scale="log", ood_near=((0.08, 0.1),), ood_far=((0.1, 0.13),)),
+        Param("motor_lag", "s", "motors {:.3f} s late", nominal=0.04, train=(0.02, 0.06), scale="log", ood_near=((0.06, 0.075),), ood_far=((0.075, 0.1),)),
         _centre("x"), _centre("y"),
         Param("target_radius", "m", "the target flies a figure of eight of {:.2f} m", nominal=0.5, train=(0.0, 1.0), ood_near=((1.0, 1.25),), ood_far=((1.25, 1.6),), hidden=False),
         Param("target_rate", "rad/s", "at {:.2f} rad/s", nominal=1.0, train=(0.5, 1.5), ood_near=((1.5, 1.8),), ood_far=((1.8, 2.2),), hidden=False),
@@ -143,7 +143,7 @@ class QuadrotorTrack(Task):
 
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         distance = self.error(next_readings)
-        return 1.0 - 0.5 * (torch.tanh(3.0 * distance) + torch.tanh(20.0 * distance))
+        return 1.0 - 0.5 * (torch.tanh(distance) + torch.tanh(15.0 * distance))
 
     def terminated(self, readings: Readings) -> Tensor:
         return self.error(readings) > LOST

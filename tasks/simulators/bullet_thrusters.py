@@ -50,8 +50,8 @@ def read_thrusters(model: mujoco.MjModel) -> tuple[Thrusters, ...]:
     """
     on_sites = np.flatnonzero(model.actuator_trntype == mujoco.mjtTrn.mjTRN_SITE)
     for actuator in on_sites:
-        if not _is_lagged_linear(model, actuator):
-            raise ValueError(f"actuator {model.actuator(actuator).name!r} is not a linear motor with a lag on a site: it has no twin in PyBullet")
+        if not _is_lagged_linear(model, int(actuator)):
+            raise ValueError(f"actuator {model.actuator(int(actuator)).name!r} is not a linear motor with a lag on a site: it has no twin in PyBullet")
     return tuple(_read(model, int(site), on_sites[model.actuator_trnid[on_sites, 0] == site]) for site in np.unique(model.actuator_trnid[on_sites, 0]))
 
 

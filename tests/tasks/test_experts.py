@@ -1,0 +1,72 @@
+"""What the vehicles' tasks can be done with, and that it takes knowing the task: experts told the true parameters, and wrong ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from metarl import tasks
+from metarl.tasks import experts
+from metarl.tasks.batched_env import BatchedEnv
+from metarl.tasks.parameters import TaskBatch
+
+NUM = 16
+
+
+def episode(env, batch, expert, told):
+    """(H, N) rewards of one episode in the tasks `batch`, of an expert who is told the tasks `told`; None acts at random."""
+    env.set_tasks(batch)
+    env.rng.manual_seed(0)
+    env.reset()
+    values = {name: torch.as_tensor(v, dtype=torch.float32) for name, v in told.named().items()}
+    chance = torch.Generator().manual_seed(0)
+    rewards = []
+    for _ in range(env.spec.horizon):
+        action = expert(env.readings, values) if expert else 2 * torch.rand(NUM, env.spec.action_size, generator=chance) - 1
+        rewards.append(env.step(action.unsqueeze(1)).reward[:, 0])
+    return torch.stack(rewards)
+
+
+def neighbours(batch):
+    """The same tasks with the hidden parameters of others."""
+    hidden = [i for i, p in enumerate(batch.params) if p.hidden]
+    values = batch.values.copy()
+    values[:, hidden] = np.roll(values[:, hidden], 1, axis=0)
+    return TaskBatch(batch.task, batch.params, values, batch.ids)
+
+
+@pytest.fixture
+def of():
+    """of(name): environment and held-out tasks."""
+    made = []
+
+    def make(name):
+        task = tasks.make(name)
+        made.append(BatchedEnv(task, NUM, num_threads=1, seed=0))
+        return made[-1], task.sample(NUM, "iid")
+
+    yield make
+    for env in made:
+        env.close()
+
+
+def test_flying_needs_the_task(of):
+    env, batch = of("quadrotor_track")
+    told, wrong, random = (episode(env, batch, expert, values) for expert, values in ((experts.fly, batch), (experts.fly, neighbours(batch)), (None, batch)))
+    reached = told[100:].mean()  # the first second goes into getting there, gusts and motor lags leave some millimetres
+    print(f"last second: told {reached:.3f}, wrong {wrong[100:].mean():.3f}")
+    print("return: told {:.1f}, wrong {:.1f}, random {:.1f}".format(*(rewards.sum(0).mean() for rewards in (told, wrong, random))))
+    possible = 0.97  # what 4 mm from the target earn
+    assert reached > 0.9 * possible
+    assert (told - wrong).sum(0).mean() > 0.2 * (told - random).sum(0).mean()
+
+
+def test_driving_needs_the_task(of):
+    env, batch = of("car_track")
+    bolder = [episode(env, batch, lambda readings, told, grip=grip: experts.drive(readings, told, grip), batch).sum(0) for grip in (0.6, 0.9)]
+    told, wrong, random = (
+        episode(env, batch, expert, values).sum(0) for expert, values in ((experts.drive, batch), (experts.drive, neighbours(batch)), (None, batch))
+    )
+    possible = torch.stack([told, *bolder]).amax(0)  # with the best boldness for each task, known in hindsight
+    print(f"return: told {told.mean():.1f}, best in hindsight {possible.mean():.1f}, wrong {wrong.mean():.1f}, random {random.mean():.1f}")
+    assert (told - random).mean() > 0.9 * (possible - random).mean()
+    assert (told - wrong).mean() > 0.2 * (told - random).mean()
