@@ -112,7 +112,8 @@ class ThrusterForces:
         Args:
             chosen: numbers of the worlds.
             turned: (m, 3, 3) rotation matrices of the body.
-            linvel, angvel: (m, 3) of its centre of mass.
+            linvel: (m, 3) of its centre of mass, m/s.
+            angvel: (m, 3) rad/s.
             ctrl: (m, C) commands of the actuators.
             others: (m, 6) what else pushes the body.
         """

@@ -56,7 +56,7 @@ def test_it_counts_what_it_has_driven_and_stays_on_a_circle():
     assert lane[0].abs() < 0.2
     assert lane[2] > 0.99
     assert env.task.error(env.readings)[0] == pytest.approx(12.0 - driven)
-    assert step.reward[0, 0] == pytest.approx(1.5 / 3.5 * 2.8 / (2.8 - lane[0]), rel=0.02), "on the inside the way is shorter"
+    assert step.reward[0, 0] == pytest.approx(1.5 / 3.5 * 2.8 / (2.8 - lane[0].item()), rel=0.02), "on the inside the way is shorter"
     torch.testing.assert_close(env.sensed["velocity"][0], torch.tensor([1.5, 0.0, 1.5 / 2.8]), atol=0.12, rtol=0)
     assert env.sensed["wheel_speed"][0, 0] == pytest.approx(1.5, rel=0.05)
 
