@@ -24,7 +24,7 @@ _RECURRENT: dict[str, Mapping[str, Any]] = {
     },
     "kitchen_grid": {
         "num_tasks": 256, "iterations": 400, "discount": 0.98, "gae_lambda": 0.95, "minibatches": 8, "epochs": 4,
-        "hidden_size": 64, "learning_rate": 2e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
+        "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
     "point_navigation_semicircle": {"num_tasks": 128, "iterations": 200, "minibatches": 4, "epochs": 4, "hidden_size": 64},
 }  # fmt: skip

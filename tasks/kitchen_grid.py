@@ -1,7 +1,7 @@
 """The robotic chef without physics: a kitchen of 5 x 3 cells whose stove must be understood before its recipe can be cooked well.
 
 What is cooked and how is kitchen_rules.py, which a kitchen with physics shares. Three episodes in the same kitchen, each with another burner in
-the recipe: what was found out of the knobs in one makes the next ones faster, and lights no wrong burner.
+the recipe: what was found out of the knobs in one makes the next ones faster.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ class KitchenGrid(Task):
     """Find the pot, put it on the burner of the recipe, cook with a knob that must first be found, switch off, serve: 30 decisions of 10 s.
 
     Hidden are which knob drives which burner, what the turn of a knob means, the burners' power, and how fast the food warms and cools. A burner
-    shows how hot it is, a knob how far it is turned (in three clicks), and the food its temperature. 1 for each of the six subgoals in their
-    order, -0.5 for lighting a burner without a pot on it and for burning the food, which ends the episode, -0.01 for each decision.
+    shows how hot it is, a knob how far it is turned (in three clicks), and the food its temperature. A
+    burner that is lit without a pot on it turns the whole stove off and locks it for three decisions: wrong knobs cost the time to serve. 1 for
+    each of the six subgoals in their order, -0.5 for burning the food, which ends the episode, -0.01 for each decision.
     """
 
     name = "kitchen_grid"
@@ -64,11 +65,11 @@ class KitchenGrid(Task):
     decision_dt = 10.0
     observed = {
         "pos": 2, "to_pot": 2, "to_burner": 2, "to_table": 2, "to_knobs": 8, "held": 1,
-        "turn": 4, "heat": 4, "asked": 4, "temperature": 1, "cooked": 1, "stage": 6,
+        "turn": 4, "heat": 4, "locked": 1, "asked": 4, "temperature": 1, "cooked": 1, "stage": 6,
     }  # fmt: skip
     discrete = True
     action_names = ("north", "south", "east", "west", "hand", "turn_up", "turn_down")
-    reward_range = (-1.01, 5.99)
+    reward_range = (-0.51, 5.99)
     error_unit = "subgoals"
     cost = 0.01
 
@@ -80,7 +81,7 @@ class KitchenGrid(Task):
         asked = torch.randint(rules.BURNERS, (len(layout),), generator=rng)
         begin = torch.tensor([2.0, 2.0]).expand(len(layout), -1)
         state = {"pos": begin, "pot_pos": _COUNTER[layout], "held": 0 * one, "turn": torch.zeros(len(layout), 4), "heat": torch.zeros(len(layout), 4)}
-        food = {"temperature": rules.AIR * one, "cooked": 0 * one, "stage": 0 * one, "burnt": 0 * one, "lit_empty": 0 * one}
+        food = {"temperature": rules.AIR * one, "cooked": 0 * one, "stage": 0 * one, "burnt": 0 * one, "locked": 0 * one}
         places = {"burner_pos": _BURNERS[layout], "knob_pos": _KNOBS[layout], "counter_pos": _COUNTER[layout], "table_pos": _TABLE[layout]}
         return {**state, **food, **places, "asked": one_hot(asked, rules.BURNERS).float()}
 
@@ -93,24 +94,26 @@ class KitchenGrid(Task):
         take = hand & ~held & _at(pos, r["pot_pos"])
         held = (held | take) & ~put
         pot = torch.where(held, pos, r["pot_pos"])
-        click = (action[:, _UP] - action[:, _DOWN]).unsqueeze(-1) * _at(pos, r["knob_pos"])
+        click = (action[:, _UP] - action[:, _DOWN]).unsqueeze(-1) * _at(pos, r["knob_pos"]) * (r["locked"] == 0)
         turn = ((3 * r["turn"] + click).round() / 3).clamp(0, 1)
         on_burner = _at(pot, r["burner_pos"]) & ~held
-        return {**r, "pos": pos, "pot_pos": pot, "held": held.float(), "turn": turn, **self._cooking(r, turn, on_burner, pot, held, values)}
+        return {**r, "pos": pos, "pot_pos": pot, "held": held.float(), **self._cooking(r, turn, on_burner, pot, held, values)}
 
     def _cooking(self, r: Readings, turn: Tensor, on_burner: Tensor, pot: Tensor, held: Tensor, values: Values) -> Readings:
         """What the knobs do to burners, food and recipe in one decision."""
         heat = rules.burners_of_knobs(rules.heat_of_turn(turn, values["control_law"]), self._driven(values))
-        power = values["power"] * (heat * on_burner).sum(-1)
+        cut = rules.cut_out(r["heat"], heat, on_burner)
+        turn = turn * ~cut.unsqueeze(-1)  # the heat is still seen for this decision: what glowed is what was lit
+        locked = torch.where(cut, rules.LOCK_TIME, (r["locked"][:, 0] - self.decision_dt).clamp(min=0))
+        power = values["power"] * (heat * on_burner).sum(-1) * ~cut
         temperature = rules.warmed(r["temperature"][:, 0], power, values["capacity"], values["loss"], self.decision_dt)
         cooked = r["cooked"][:, 0] + self.decision_dt * (temperature >= rules.HOT)
         burnt = temperature > rules.BURNT
         on_table = (_at(pot, r["table_pos"]) & ~held)[:, 0]
         met = rules.subgoals_met(on_burner, r["asked"], temperature, cooked, heat, on_table)
         stage = torch.where(burnt, r["stage"][:, 0], rules.advance(r["stage"][:, 0], met))
-        lit = rules.newly_lit(r["heat"], heat, on_burner)
-        numbers = {"temperature": temperature, "cooked": cooked, "stage": stage, "burnt": burnt.float(), "lit_empty": lit}
-        return {"heat": heat} | {name: x.unsqueeze(-1) for name, x in numbers.items()}
+        numbers = {"temperature": temperature, "cooked": cooked, "stage": stage, "burnt": burnt.float(), "locked": locked}
+        return {"turn": turn, "heat": heat} | {name: x.unsqueeze(-1) for name, x in numbers.items()}
 
     def _driven(self, values: Values) -> Tensor:
         return rules.driven_burners(values["control_map"], self.params[1].all_choices)
@@ -124,11 +127,11 @@ class KitchenGrid(Task):
         to_knobs = (r["knob_pos"].unflatten(-1, (-1, 2)) - pos.unsqueeze(-2)).flatten(-2)
         ways = [pos, r["pot_pos"] - pos, asked_pos - pos, r["table_pos"] - pos, to_knobs]
         food = [r["temperature"] / 100, r["cooked"] / rules.COOKING_TIME, rules.stage_one_hot(r["stage"][..., 0])]
-        return torch.cat([*ways, r["held"], r["turn"], r["heat"], r["asked"], *food], -1)
+        return torch.cat([*ways, r["held"], r["turn"], r["heat"], r["locked"] / rules.LOCK_TIME, r["asked"], *food], -1)
 
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         before, after = (x["stage"][..., 0] for x in (readings, next_readings))
-        return rules.reward(before, after, next_readings["lit_empty"][..., 0], next_readings["burnt"][..., 0], self.cost)
+        return rules.reward(before, after, next_readings["burnt"][..., 0], self.cost)
 
     def terminated(self, readings: Readings) -> Tensor:
         return self.success(readings) | (readings["burnt"][..., 0] > 0)

@@ -15,7 +15,8 @@ from torch.nn.functional import one_hot
 BURNERS = 4
 AIR, HOT, BURNT = 20.0, 80.0, 120.0  # °C around the food, from which it cooks, above which it is lost
 COOKING_TIME = 30.0  # s that food must be hot
-LIT_EMPTY, BURNT_FOOD = 0.5, 0.5  # what a burner lit without a pot and burnt food cost, where a subgoal is worth 1
+BURNT_FOOD = 0.5  # what burnt food costs, where a subgoal is worth 1
+LOCK_TIME = 30.0  # s that the stove stays off and locked after a burner was lit without a pot; see `cut_out`
 
 # ---- knobs and burners ------------------------------------------------------------------------------------------------------
 
@@ -110,14 +111,17 @@ def advance(stage: Tensor, met: Tensor) -> Tensor:
     return stage
 
 
-def newly_lit(before: Tensor, after: Tensor, on_burner: Tensor) -> Tensor:
-    """(...) number of burners that were lit in this decision without a pot on them, from heats (..., 4) before and after."""
-    return ((before == 0) & (after > 0) & ~on_burner).sum(-1).float()
+def cut_out(before: Tensor, after: Tensor, on_burner: Tensor) -> Tensor:
+    """(...) bool: the safety switch turns all knobs back and locks them, as a burner was just lit without a pot, by heats (..., 4) before and after.
+
+    A wrong burner costs time and nothing else: where it cost reward, learners left all knobs alone before they had ever lit the right one.
+    """
+    return ((before == 0) & (after > 0) & ~on_burner).any(-1)
 
 
-def reward(stage: Tensor, next_stage: Tensor, lit_empty: Tensor, burnt: Tensor, cost: float) -> Tensor:
-    """(...) 1 for each new subgoal, less something for each burner lit without a pot on it and for burning the food, and the cost of a decision."""
-    return next_stage - stage - LIT_EMPTY * lit_empty - BURNT_FOOD * burnt - cost
+def reward(stage: Tensor, next_stage: Tensor, burnt: Tensor, cost: float) -> Tensor:
+    """(...) 1 for each new subgoal, less something for burning the food, and the cost of a decision."""
+    return next_stage - stage - BURNT_FOOD * burnt - cost
 
 
 def stage_one_hot(stage: Tensor) -> Tensor:

@@ -67,11 +67,18 @@ def test_a_dish_by_hand():
     assert TASK.success(env.readings).item()
 
 
-def test_a_wrong_knob_lights_an_empty_burner():
+def test_a_wrong_knob_lights_an_empty_burner_and_locks_the_stove():
     env = kitchen(asked=1, layout="I", control_map="2134")
-    steps = do(env, N, N, UP, UP, DOWN, DOWN, UP)  # knob A drives burner 2
-    assert rewards(steps) == [-0.01, -0.01, -0.51, -0.01, -0.01, -0.01, -0.51]
-    assert env.obs[0, 21:25].tolist() == [0.0, pytest.approx(1 / 3), 0.0, 0.0]
+    turns, heats, locked = [], [], []
+    for step in do(env, N, N, UP, UP, UP, UP, UP):  # knob A drives burner 2, and the pot still stands on the counter
+        assert step.reward.item() == pytest.approx(-0.01)
+        turns.append(step.next_obs[0, 0, 17:21].tolist())
+        heats.append(step.next_obs[0, 0, 21:25].tolist())
+        locked.append(step.next_obs[0, 0, 25].item())
+    seen = [0.0, pytest.approx(1 / 3), 0.0, 0.0]
+    assert turns == [[0.0] * 4] * 7  # always turned back
+    assert heats == [[0.0] * 4] * 2 + [seen] + [[0.0] * 4] * 3 + [seen]  # but seen to glow
+    assert locked == pytest.approx([0, 0, 1, 2 / 3, 1 / 3, 0, 1])
 
 
 def test_burnt_food_ends_the_episode():

@@ -74,20 +74,20 @@ def test_subgoals_count_in_their_order():
     assert advanced(6, 0) == 6
 
 
-def test_lighting_an_empty_burner_is_counted_once():
+def test_lighting_an_empty_burner_switches_the_stove_off():
     on_burner = torch.tensor([False, True, False, False])
 
-    def lit(before, after):
-        return rules.newly_lit(torch.tensor(before), torch.tensor(after), on_burner).item()
+    def cut(before, after):
+        return rules.cut_out(torch.tensor(before), torch.tensor(after), on_burner).item()
 
-    assert lit([0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]) == 0
-    assert lit([0.0, 0.0, 0.0, 0.0], [0.3, 0.0, 0.0, 0.0]) == 1
-    assert lit([0.3, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]) == 0
+    assert not cut([0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0])  # with the pot on it
+    assert cut([0.0, 0.5, 0.0, 0.0], [0.3, 0.5, 0.0, 0.0])
+    assert not cut([0.3, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0])  # it burnt already, when the pot was taken from it
 
 
 def test_reward_by_hand():
-    stage, after, empty, burnt = (torch.tensor(x) for x in (1.0, 3.0, 1.0, 1.0))
-    assert rules.reward(stage, after, empty, burnt, 0.01).item() == pytest.approx(2 - 0.5 - 0.5 - 0.01)
+    stage, after, burnt = (torch.tensor(x) for x in (1.0, 3.0, 1.0))
+    assert rules.reward(stage, after, burnt, 0.01).item() == pytest.approx(2 - 0.5 - 0.01)
 
 
 def test_the_recipe_in_english():
