@@ -74,12 +74,17 @@ def gymnasium_model(file: str) -> mujoco.MjSpec:
 
     path = Path(gymnasium.envs.mujoco.__file__).parent / "assets" / file
     spec = mujoco.MjSpec.from_file(str(path))
+    scale_to_total_mass(spec)
+    return spec
+
+
+def scale_to_total_mass(spec: mujoco.MjSpec) -> None:
+    """Scale densities to the total mass that the file asks for, as the cheetahs' do: MuJoCo warns that it will no longer do so itself."""
     total, spec.compiler.settotalmass = spec.compiler.settotalmass, -1.0
-    if total > 0:  # of the cheetah's file; MuJoCo warns that it will no longer scale masses by itself
+    if total > 0:
         factor = total / sum(spec.copy().compile().body_mass)
         for geom in spec.geoms:
             geom.density *= factor
-    return spec
 
 
 @functools.cache

@@ -83,6 +83,7 @@ class MujocoSimulator(RobotSimulator):
             self.batch.bind("act")[:, self._lagging[1]] = self._ctrl[:, self._lagging[0]]
         self.show(goals)
         self.batch.forward(stage=_VEL)
+        self._warm_up()
         return self.read()
 
     def push(self, wrenches: Readings) -> None:

@@ -55,6 +55,7 @@ class PybulletSimulator(RobotSimulator):
             roots.update({t: (value.double().numpy(), None) for t, tree in enumerate(self._trees) if tree.name == name.removesuffix("_pos")})
         ctrl = self.first_ctrl(start).double().numpy()
         self._each("reset", lambda shard: (_rows(joints, shard), _rows(roots, shard), ctrl[shard]))
+        self._warm_up()
         return self.read()
 
     def _states(self, start: Readings) -> tuple[dict[int, State], dict[int, State]]:

@@ -157,6 +157,10 @@ class RobotSimulator(Simulator):
             self.follow(ctrl, mask)
         self.last_qpos = command.qpos[:, -1]
 
+    def _warm_up(self) -> None:
+        if self.task.warm_up:
+            self.advance(None, round(self.task.warm_up / self.task.physics_dt), None)
+
     def _settle(self, active: Tensor) -> None:
         chunk = max(1, round(SETTLE_CHUNK / self.task.physics_dt))
         for _ in range(round(self.task.settle_time / SETTLE_CHUNK)):
