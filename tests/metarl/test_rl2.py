@@ -53,6 +53,27 @@ def test_recomputed_hidden_states_and_actions_are_those_of_acting_also_with_earl
         torch.testing.assert_close(log_prob[:, :, position], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_recomputed_probabilities_of_choices_are_those_of_acting(monkeypatch):
+    task, algorithm = small("rl2", "grid_navi")
+    env = BatchedEnv(task, 3, 2, seed=5)
+    env.set_tasks(task.sample(3))
+    adapter = algorithm.adapter(3, 2, training=True)
+    acted, act = [], adapter.act
+
+    def remember(obs, explore=True):
+        policy = algorithm.network.act(algorithm.network.normalizer(obs), adapter.hidden[0].unflatten(0, (3, 2)), adapter.task)
+        action = act(obs, explore)
+        acted.append(policy.log_prob(action).detach())
+        return action
+
+    monkeypatch.setattr(adapter, "act", remember)
+    rollout = collect(env, adapter)
+    log_prob, _, entropy = algorithm.evaluate(algorithm.batch(rollout))
+    torch.testing.assert_close(log_prob.detach().unflatten(0, (3, 2)), torch.stack(acted, -1), rtol=1e-4, atol=1e-5)
+    assert log_prob.shape == (6, 4 * 15)
+    assert bool((entropy > 1.5).all()), "five choices, about equally likely at first: log 5 = 1.61"
+
+
 def test_memory_lives_through_the_trial_and_not_beyond():
     task, algorithm = small("rl2")
     _, hidden, adapter = near_goal_rollout(algorithm, task)
