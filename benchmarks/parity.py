@@ -33,8 +33,55 @@ def parity(num_tasks: int = 48, num_threads: int = 1) -> dict[str, Any]:
         slide: of a box launched over the table, median error against v² / (2 mu g) of each engine, and their gap [cm].
         strike: of one shot of arm_slide with the same random action, gap of the resting places [cm], of the joints [mrad], the largest
             speed of the object over that of the tool, and shots per second.
+        flight: of a quadrotor in wind with random commands, gap of the place [mm] and of the attitude [mrad] after one second.
+        slalom: of a car on roads from ice to asphalt with the same steering, gap of the place [cm] and of the heading [mrad] after three
+            seconds, and the way driven [m].
     """
-    return {"free_motion": _free_motion(num_tasks, num_threads), "slide": _slide(num_threads), "strike": _strike(num_tasks, num_threads)}
+    return {
+        "free_motion": _free_motion(num_tasks, num_threads), "slide": _slide(num_threads), "strike": _strike(num_tasks, num_threads),
+        "flight": _flight(num_tasks, num_threads), "slalom": _slalom(num_tasks, num_threads),
+    }  # fmt: skip
+
+
+def _flight(num_tasks: int, num_threads: int) -> dict[str, float]:
+    rng = torch.Generator().manual_seed(0)
+    actions = 0.3 * torch.randn(50, num_tasks, 1, 4, generator=rng)
+    ends = _ends("quadrotor_track", actions, num_threads)
+    place = 1e3 * _gap(ends["mujoco"]["pos"], ends["pybullet"]["pos"])
+    turn = 1e3 * _turn(ends["mujoco"]["quat"], ends["pybullet"]["quat"])
+    return {"place_mm_median": place.median().item(), "place_mm_max": place.max().item(), "attitude_mrad_max": turn.max().item()}
+
+
+def _slalom(num_tasks: int, num_threads: int) -> dict[str, float]:
+    time = 0.04 * torch.arange(75)
+    steer = 0.5 * torch.sin(2 * torch.pi * 0.5 * time)  # of the largest angle, once to both sides in two seconds
+    actions = torch.stack([torch.full_like(time, -0.2), steer], -1)[:, None, None].expand(-1, num_tasks, 1, -1)
+    ends = _ends("car_track", actions, num_threads)
+    place = 100 * _gap(ends["mujoco"]["car_pos"], ends["pybullet"]["car_pos"])
+    turn = 1e3 * _turn(ends["mujoco"]["car_quat"], ends["pybullet"]["car_quat"])
+    return {
+        "place_cm_median": place.median().item(), "place_cm_p90": place.quantile(0.9).item(), "heading_mrad_median": turn.median().item(),
+        "driven_m_median": ends["mujoco"]["driven"].median().item(),
+    }  # fmt: skip
+
+
+def _ends(name: str, actions: Tensor, num_threads: int) -> dict[str, Readings]:
+    """Last readings of each engine after actions (H, M, 1, A), in the same held-out tasks; no episode ends before."""
+    ends = {}
+    for engine in ENGINES:
+        task = tasks.make(name)
+        task.terminated = lambda readings: torch.zeros(len(readings["last_action"]), dtype=torch.bool)  # type: ignore[method-assign]
+        env = _environment(task, engine, actions.shape[1], num_threads)
+        for action in actions:
+            env.step(action)
+        ends[engine] = env.readings
+        env.close()
+    return ends
+
+
+def _turn(one: Tensor, other: Tensor) -> Tensor:
+    """(...) rad between attitudes (..., 4)."""
+    return 2 * torch.acos((one * other).sum(-1).abs().clamp(max=1.0))
 
 
 def _free_motion(num_tasks: int, num_threads: int) -> dict[str, float]:
