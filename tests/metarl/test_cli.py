@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl import algos, cli, meta_parameters, presets, tasks
+from metarl import algos, cli, meta_parameters, presets, robots, tasks
 from metarl.describe import field_docs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def test_list_names_everything(capsys, tmp_path):
     cli.main(["list", "--json", str(tmp_path / "list.json")])
     said = capsys.readouterr().out
     written = json.loads((tmp_path / "list.json").read_text())
-    assert written == {"tasks": tasks.names(), "robots": ["arm7"], "algorithms": algos.names(), "zoo": meta_parameters.zoo()}
+    assert written == {"tasks": tasks.names(), "robots": robots.names(), "algorithms": algos.names(), "zoo": meta_parameters.zoo()}
     assert all(name in said for names in written.values() for name in names)
 
 
@@ -160,7 +160,7 @@ def test_what_cannot_be_done_is_one_message(args, message, capsys, tmp_path, mon
 def test_bad_files_and_splits(file, capsys, tmp_path):
     assert "no split is called 'iidd': did you mean iid" in refused(capsys, "evaluate", str(file), "--split", "iidd")
     assert "point_navigation does not run in 'mujoco'" in refused(capsys, "evaluate", str(file), "--simulator", "mujoco")
-    assert "no film of point_navigation" in refused(capsys, "evaluate", str(file), "--num-tasks", "2", "--video", str(tmp_path / "x.mp4"))
+    assert "no picture of point_navigation" in refused(capsys, "evaluate", str(file), "--num-tasks", "2", "--video", str(tmp_path / "x.mp4"))
     file.write_bytes(file.read_bytes()[:500])
     assert "not a readable safetensors file" in refused(capsys, "describe", str(file))
 

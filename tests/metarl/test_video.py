@@ -86,7 +86,8 @@ def test_backend_is_the_first_that_works_and_a_choice_of_the_user_stays(monkeypa
         return SimpleNamespace(returncode=0 if env["MUJOCO_GL"] == "osmesa" else 1)
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "")  # so that what this machine has is put back, also where it has none
+    monkeypatch.delenv("MUJOCO_GL")
     assert video.choose_backend() == "osmesa"
     assert tried == ["egl", "osmesa"]
     monkeypatch.setenv("MUJOCO_GL", "glfw")
