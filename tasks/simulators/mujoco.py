@@ -62,6 +62,7 @@ class MujocoSimulator(RobotSimulator):
         self._fields = {name: self.batch.bind(name).reshape(num_sims, -1) for name in task.data_fields}
         self._ctrl = self.batch.bind("ctrl")
         self._pushed = self.batch.bind("xfrc_applied").reshape(num_sims, self.model.nbody, 6)
+        self._numbers: dict[str, int] = {}  # of bodies that are pushed
         lagging = np.flatnonzero(self.model.actuator_dyntype == mujoco.mjtDyn.mjDYN_FILTEREXACT)
         self._lagging = self.model.actuator_ctrladr[lagging], self.model.actuator_actadr[lagging]
         self._slices = reading_slices(self.model)
@@ -88,10 +89,14 @@ class MujocoSimulator(RobotSimulator):
 
     def push(self, wrenches: Readings) -> None:
         for name, wrench in wrenches.items():
-            self._pushed[:, body_named(self.task, self.model, name)] = wrench.numpy()
+            if name not in self._numbers:
+                self._numbers[name] = body_named(self.task, self.model, name)
+            self._pushed[:, self._numbers[name]] = wrench.numpy()
 
     def show(self, places: Readings) -> None:
         for name, value in places.items():
+            if not name.endswith("_pos"):
+                continue
             body = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_BODY, name.removesuffix("_pos"))
             if body >= 0 and self.model.body_mocapid[body] >= 0:
                 self.batch.bind("mocap_pos")[:, self.model.body_mocapid[body]] = value.numpy()
