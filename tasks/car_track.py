@@ -35,6 +35,7 @@ GUST_TIME, TURBULENCE = 1.5, 0.3  # s; deviation of a gust over the mean wind
 DRAG_AREA = 0.1  # m², a box with a sail's side: 8 m/s push the car with 0.1 of its weight
 PATCH_HALF = (0.6, 0.7, 0.005)  # m, of a slippery patch along and across the track, and its height
 PATCH_RISE = 0.001  # m, of a patch above the road
+MARKS = 36  # of the centre line, for pictures
 LOAD_HEIGHT = 0.05  # m above the wheels' axles
 
 
@@ -90,7 +91,10 @@ class CarTrack(Task):
         for ground in grounds:  # the ground's friction rules its contacts, else the larger of the pair would
             ground.contype, ground.conaffinity, ground.condim = 1, 2, 3
             ground.priority, ground.friction, ground.solref = 1, [0.7, 0, 0], [0.008, 1.0]
-        spec.worldbody.add_light(pos=[0, 0, 6])
+        for number in range(MARKS):
+            mark = spec.worldbody.add_geom(name=f"mark_{number}", size=[0.03, 0, 0], contype=0, conaffinity=0, rgba=[0.95, 0.85, 0.2, 1])
+            mark.pos = [2.5, 0, 0.02]
+        spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=[0, 0, 6], dir=[0.2, 0.3, -1], castshadow=False)
         spec.worldbody.add_camera(name="above", pos=[0, -5.5, 5.5], xyaxes=[1, 0, 0, 0, 0.707, 0.707])
         return spec
 
@@ -101,6 +105,11 @@ class CarTrack(Task):
         friction[:] = model.geom_friction
         friction[:, model.geom("floor").id, 0] = values["friction"]
         course = self._track({name: torch.as_tensor(v) for name, v in values.items()})
+        place = batch.expand("geom_pos")
+        place[:] = model.geom_pos
+        angles = torch.arange(MARKS, dtype=torch.float64) * (2 * np.pi / MARKS)
+        first = model.geom("mark_0").id
+        place[:, first : first + MARKS, :2] = track.position(course, angles.expand(num, -1)).numpy()
         for number in range(2):
             angle = torch.as_tensor(values["patch_angle"]) + np.pi * number
             pos, turn = track.position(course, angle).numpy(), 0.5 * track.direction(course, angle).numpy()

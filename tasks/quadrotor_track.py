@@ -41,7 +41,7 @@ def _efficiency(number: int, place: str) -> Param:
 
 def _centre(axis: str) -> Param:
     near, far = ((-0.0125, -0.01), (0.01, 0.0125)), ((-0.018, -0.0125), (0.0125, 0.018))
-    return Param(f"com_{axis}", "m", f"{axis} by {{:+.4f}} m", nominal=0.0, train=(-0.01, 0.01), ood_near=near, ood_far=far)
+    return Param(f"com_{axis}", "m", f"centre of mass {axis} {{:+.4f}} m", nominal=0.0, train=(-0.01, 0.01), ood_near=near, ood_far=far)
 
 
 class QuadrotorTrack(Task):
@@ -76,8 +76,8 @@ class QuadrotorTrack(Task):
         target = spec.worldbody.add_body(name="target", mocap=True, pos=[0, 0, ALTITUDE])
         target.add_geom(size=[0.04, 0, 0], contype=0, conaffinity=0, rgba=[0.1, 0.7, 0.2, 0.6])
         spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[4, 4, 0.1], contype=0, conaffinity=0, rgba=[0.85, 0.85, 0.85, 1])
-        spec.worldbody.add_light(pos=[0, 0, 5])
-        spec.worldbody.add_camera(name="side", pos=[2.4, -2.4, 2.8], xyaxes=[0.7071, 0.7071, 0, -0.16, 0.16, 0.974])
+        spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=[0, 0, 5], dir=[0.2, 0.3, -1], castshadow=False)
+        spec.worldbody.add_camera(name="side", pos=[2.0, -2.0, 3.1], xyaxes=[0.707, 0.707, 0, -0.2546, 0.2546, 0.933])
         return spec
 
     def apply(self, batch: mujoco.batch.Batch, values: Mapping[str, Any]) -> None:
