@@ -26,6 +26,18 @@ DRAWN = {
     },
     "bandit_n10_k5": {"p0": 0.3640509896149767, "p1": 0.7942765167408168, "p2": 0.8943286922035981, "p3": 0.9129365561704474, "p4": 0.3512289238051478},
     "grid_navi": {"goal": "x=1 y=4"},
+    "half_cheetah_vel": {"velocity": 2.0347056895499565},
+    "half_cheetah_cripple": {"dead_joint": "bshin"},
+    "ant_goal": {"angle": 1.104918601286313, "area": 0.5723693776848582},
+    "dm_suite_walker_walk": {
+        "mass": 0.9505147507149883, "friction": 0.6354223463222716, "damping": 0.5978670118543409, "gravity": 12.132556531876983,
+        "gain": 0.7241792607441656,
+    },
+    "hopper_rand_params_physical": {
+        "density_torso": 0.3447470396474365, "density_thigh": 1.043469921033339, "density_leg": 1.0624700138074503, "density_foot": 1.0630636206646196,
+        "damping_thigh_joint": 0.4853497664231642, "damping_leg_joint": 0.5427026822168575, "damping_foot_joint": 1.6565005838872044,
+        "friction_floor": 0.6633498861444601, "friction_foot_geom": 3.0242022493570717,
+    },
     "point_navigation": {"goal_x": -0.1452546857089284, "goal_y": -0.23688126745418703},
     "point_navigation_semicircle": {"angle": 0.5657382465388092},
 }  # fmt: skip
