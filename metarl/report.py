@@ -85,7 +85,8 @@ def plot(evaluation: Evaluation, path: str | Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         draw(evaluation, axes)
     figure.suptitle(f"{evaluation.task}, {evaluation.num_tasks} tasks of split {evaluation.split}, {evaluation.simulator}")
-    figure.axes[0].legend(frameon=False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     write_atomically(Path(path), picture.getvalue())
@@ -120,7 +121,7 @@ def _draw_curves(axes: Axes, evaluation: Evaluation, curves: dict[str, list[Esti
 
 
 def _draw_steps(evaluation: Evaluation, axes: Axes) -> None:
-    """One line an episode of the first algorithm: error by step, or reward where the task has no error."""
+    """One line an episode of the first algorithm, and the references' last episode: error by step, or reward where the task has no error."""
     name = ordered(evaluation)[0]
     outcome = evaluation.outcomes[name]
     unit, scale = unit_and_scale(evaluation.error_unit)
@@ -129,6 +130,9 @@ def _draw_steps(evaluation: Evaluation, axes: Axes) -> None:
         steps = np.arange(1, len(curve) + 1)
         axes.plot(steps, curve[:, 0], color=colour, label=f"episode {k + 1}")
         axes.fill_between(steps, curve[:, 1], curve[:, 2], color=colour, alpha=0.2, linewidth=0)
+    for reference in [n for n in ("robust", "oracle") if n in evaluation.outcomes]:
+        last = _steps(evaluation.outcomes[reference], unit, scale)[0][-1]
+        axes.plot(np.arange(1, len(last) + 1), last[:, 0], DASHES[reference], color=GREY[reference])
     axes.set_xlabel(f"decision within an episode of {name}")
     axes.set_ylabel(label)
     axes.legend(frameon=False)
