@@ -9,7 +9,7 @@ from metarl.tasks import experts
 from metarl.tasks.batched_env import BatchedEnv
 from metarl.tasks.parameters import TaskBatch
 
-NUM = 16
+NUM = 32
 
 
 def episode(env, batch, expert, told):
@@ -31,6 +31,16 @@ def neighbours(batch):
     hidden = [i for i, p in enumerate(batch.params) if p.hidden]
     values = batch.values.copy()
     values[:, hidden] = np.roll(values[:, hidden], 1, axis=0)
+    return TaskBatch(batch.task, batch.params, values, batch.ids)
+
+
+def untold(batch):
+    """The same tasks with hidden parameters in the middle of what training draws: what one knows who knows the distribution alone."""
+    values = batch.values.copy()
+    for i, param in enumerate(batch.params):
+        if param.hidden:
+            low, high = param.train
+            values[:, i] = np.sqrt(low * high) if param.scale == "log" else 0.5 * (low + high)
     return TaskBatch(batch.task, batch.params, values, batch.ids)
 
 
@@ -70,3 +80,12 @@ def test_driving_needs_the_task(of):
     print(f"return: told {told.mean():.1f}, best in hindsight {possible.mean():.1f}, wrong {wrong.mean():.1f}, random {random.mean():.1f}")
     assert (told - random).mean() > 0.9 * (possible - random).mean()
     assert (told - wrong).mean() > 0.2 * (told - random).mean()
+
+
+@pytest.mark.parametrize(("name", "expert"), [("quadrotor_track", experts.fly), ("car_track", experts.drive)])
+def test_there_is_something_to_adapt_to(of, name, expert):
+    env, batch = of(name)
+    told, average, random = (episode(env, batch, who, values).sum(0).mean() for who, values in ((expert, batch), (expert, untold(batch)), (None, batch)))
+    headroom = (told - average) / (told - random)
+    print(f"{name}: told {told:.1f}, untold {average:.1f}, random {random:.1f}: headroom {headroom:.2f}")
+    assert headroom > 0.2
