@@ -12,24 +12,22 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import mujoco.batch
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from metarl import algos, tasks
+from metarl.measuring import Figure, Still, bare_physics, in_turns, median_ratio, replayed_physics, torch_threads
 from metarl.presets import config_for
-from metarl.robots.spec import ArmSpec, unknown_name
+from metarl.robots.spec import unknown_name
 from metarl.rollout import collect
-from metarl.tasks.batched_env import BatchedEnv, Step
-from metarl.tasks.simulators.mujoco import MujocoSimulator, compile_scene
+from metarl.tasks.batched_env import BatchedEnv
+from metarl.tasks.simulators.mujoco import compile_scene
 from metarl.tasks.task import Task
 
 TASK, ALGORITHM = "arm_reach", "rl2"
@@ -37,145 +35,6 @@ MAML_TASK = "point_navigation"
 NUM_SIMS, NUM_THREADS = 256, 2
 ASYNC_WORKERS = 8
 MIN_DOFS = 7  # of a model below which physics is too cheap for a figure against it
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured number.
-
-    Attributes:
-        name: what was measured.
-        value: the number.
-        unit: its unit; "" for a ratio.
-        goal: what it is to be, e.g. ">= 0.8", or "".
-    """
-
-    name: str
-    value: float
-    unit: str = ""
-    goal: str = ""
-
-    @property
-    def reached(self) -> bool | None:
-        """Whether it is what it is to be; None where nothing was asked."""
-        if not self.goal:
-            return None
-        relation, limit = self.goal.split()
-        return self.value >= float(limit) if relation == ">=" else self.value <= float(limit)
-
-
-class Still:
-    """An adapter that costs nothing: the same random actions again and again."""
-
-    def __init__(self, env: BatchedEnv) -> None:
-        self._action = 2 * torch.rand(env.num_tasks, env.num_robots, env.spec.action_size, generator=torch.Generator().manual_seed(0)) - 1
-
-    def reset(self) -> None:
-        """Nothing to forget."""
-
-    def act(self, obs: torch.Tensor, explore: bool = True) -> torch.Tensor:
-        """(M, R, A)."""
-        return self._action
-
-    def observe(self, step: Step) -> None:
-        """Nothing is learnt."""
-
-    def adapt(self) -> None:
-        """Nothing is learnt."""
-
-
-# ---- measuring --------------------------------------------------------------------------------------------------------------
-
-
-def in_turns(pieces: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each piece in each round, after rounds of warming up that do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in pieces}
-    for _ in range(warm_up + rounds):
-        for name, piece in pieces.items():
-            began = time.perf_counter()
-            piece()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: all_rounds[warm_up:] for name, all_rounds in seconds.items()}
-
-
-def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """Median over the rounds of above / below."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-@contextmanager
-def torch_threads(number: int) -> Iterator[None]:
-    """Torch on so many threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def bare_physics(env: BatchedEnv) -> Callable[[int], None]:
-    """Steps a bare `mujoco.batch.Batch` of the same model, as many simulations and threads, so many decisions far."""
-    task = env.task
-    model = compile_scene(task)
-    batch = mujoco.batch.Batch(model, env.num_sims, NUM_THREADS, persistent=True)
-    ctrl = batch.bind("ctrl")
-    commands = commands_of(task, model)
-    substeps = round(task.decision_dt / task.physics_dt)
-
-    def run(decisions: int) -> None:
-        batch.reset()
-        for _ in range(decisions):
-            ctrl[:] = commands(env.num_sims)
-            batch.step(None, substeps)
-
-    return run
-
-
-def replayed_physics(env: BatchedEnv, episode: Callable[[], None]) -> Callable[[], None]:
-    """Plays an episode once, and gives what steps the same batch through the same commands again, and does nothing else."""
-    simulator = env.simulator
-    assert isinstance(simulator, MujocoSimulator)
-    batch, advance, played = simulator.batch, simulator.advance, []
-    qpos, qvel, ctrl = (batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
-    begin: list[NDArray[np.float64]] = []
-
-    def recording(commands: torch.Tensor | None, substeps: int, active: torch.Tensor | None) -> None:
-        if not begin:
-            begin.extend((qpos.copy(), qvel.copy()))
-        advance(commands, substeps, active)
-        played.append((ctrl.copy(), None if active is None else active.numpy(), substeps))
-
-    simulator.advance = recording  # type: ignore[assignment, method-assign]
-    episode()
-    simulator.advance = advance  # type: ignore[method-assign]
-
-    def run() -> None:
-        batch.reset(stage=0)
-        qpos[:], qvel[:] = begin
-        for commands, mask, substeps in played:
-            ctrl[:] = commands
-            batch.step(mask, substeps)
-
-    return run
-
-
-def commands_of(task: Task, model: mujoco.MjModel) -> Callable[[int], NDArray[np.float64]]:
-    """Random commands (N, U) of all actuators: near the home pose of an arm, anything that other motors take."""
-    rng, ctrl = np.random.default_rng(0), np.zeros(model.nu)
-    if not isinstance(task.robot if task.robot_name else None, ArmSpec):
-        weakest, strongest = model.actuator_ctrlrange.T
-        return lambda num: rng.uniform(weakest, strongest, (num, model.nu))
-    joints = [model.actuator(name).id for name in task.arm.joint_names]
-    low, high = np.array(task.arm.qpos_limits).T
-    ctrl[joints] = task.arm.home_qpos
-
-    def wander(num: int) -> NDArray[np.float64]:
-        commands = np.tile(ctrl, (num, 1))
-        commands[:, joints] = (commands[:, joints] + 0.3 * rng.uniform(-1, 1, (num, len(joints)))).clip(low, high)
-        return commands
-
-    return wander
 
 
 # ---- benchmarks -------------------------------------------------------------------------------------------------------------
@@ -304,7 +163,7 @@ def iteration_against_physics() -> list[Figure]:
     task, config = tasks.make(TASK), config_for(ALGORITHM, TASK)
     algorithm = algos.load(ALGORITHM)(task.spec, task.params, config, 0)
     env = BatchedEnv(task, config.num_tasks, config.num_robots, num_threads=NUM_THREADS)
-    bare, collecting = bare_physics(env), []
+    bare, collecting = bare_physics(env, NUM_THREADS), []
 
     def iteration() -> None:
         began = time.perf_counter()

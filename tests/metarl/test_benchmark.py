@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metarl import benchmark, cli, tasks
-from metarl.benchmark import Figure, in_turns, median_ratio
+from metarl.measuring import Figure, bare_physics, in_turns, median_ratio, replayed_physics, torch_threads
 from metarl.tasks.arm_reach import ArmReach
 from metarl.tasks.batched_env import BatchedEnv
 from metarl.tasks.half_cheetah_vel import HalfCheetahVel
@@ -33,7 +33,7 @@ def test_ratio_is_the_median_of_the_rounds():
 
 def test_threads_are_given_back():
     before = torch.get_num_threads()
-    with pytest.raises(KeyError), benchmark.torch_threads(before + 1):
+    with pytest.raises(KeyError), torch_threads(before + 1):
         assert torch.get_num_threads() == before + 1
         raise KeyError
     assert torch.get_num_threads() == before
@@ -53,7 +53,7 @@ def tiny(monkeypatch, small_config):
 
 def test_bare_physics_moves_the_same_model(tiny):
     env = BatchedEnv(tasks.make("arm_reach"), 4, num_threads=1)
-    run = benchmark.bare_physics(env)
+    run = bare_physics(env, 1)
     batch = next(cell.cell_contents for cell in run.__closure__ if type(cell.cell_contents).__name__ == "Batch")
     assert (batch.model.nv, batch.model.opt.timestep) == (env.simulator.model.nv, env.simulator.model.opt.timestep)
     run(3)
@@ -86,7 +86,7 @@ def test_replayed_physics_goes_where_the_environment_went(tiny):
         for _ in range(5):
             env.step(torch.full((4, 1, 6), 0.3))
 
-    run = benchmark.replayed_physics(env, episode)
+    run = replayed_physics(env, episode)
     went = env.simulator.batch.bind("qpos").copy()
     env.step(torch.zeros(4, 1, 6))  # somewhere else
     run()
