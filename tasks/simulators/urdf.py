@@ -36,7 +36,7 @@ def robot_urdf(model: mujoco.MjModel, robot: RobotSpec) -> str:
     Raises:
         ValueError: something in the tree has no twin in URDF; the message names it.
     """
-    body = model.joint(robot.joint_names[0]).bodyid[0]
+    body = int(model.joint(robot.joint_names[0]).bodyid[0]) if robot.joint_names else model.body(robot.name).id  # one that only floats has its name
     return tree_urdf(model, int(model.body_rootid[body]), robot.velocity_limits, robot.name)
 
 

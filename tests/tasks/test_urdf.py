@@ -12,10 +12,13 @@ import pybullet as bullet
 import pytest
 
 from metarl import robots, tasks
+from metarl.robots.spec import ArmSpec
 from metarl.tasks.simulators.mujoco import compile_scene
 from metarl.tasks.simulators.urdf import free_body_urdf, robot_urdf, roots, rotation, tree_urdf
 
 SCENES = [name for name in tasks.names() if "pybullet" in tasks.make(name).simulators]
+JOINTED = [name for name in SCENES if tasks.make(name).robot.joint_names]
+ARMS = [name for name in SCENES if isinstance(tasks.make(name).robot, ArmSpec)]
 ARM = robots.load("arm7")
 
 
@@ -77,14 +80,14 @@ def assert_same_mechanics(client, model, root, document, count=5):
         np.testing.assert_allclose(bias, data.qfrc_bias[dofs], rtol=1e-6, atol=1e-6 * abs(bias).max())
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", JOINTED)
 def test_robot_of_every_task_has_the_models_mass_matrix_bias_and_frames(client, name):
     model = model_of(name)
     root = model.body_rootid[model.joint(tasks.make(name).robot.joint_names[0]).bodyid[0]]
     assert_same_mechanics(client, model, root, robot_urdf(model, tasks.make(name).robot))
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", ARMS)
 def test_joints_and_links_are_named_as_in_the_model_with_their_limits(client, name):
     robot = tasks.make(name).robot
     document = xml.fromstring(robot_urdf(compile_scene(tasks.make(name)), robot))
@@ -98,6 +101,15 @@ def test_joints_and_links_are_named_as_in_the_model_with_their_limits(client, na
         assert float(joints[joint].find("dynamics").get("damping")) == 1.0
     assert document.get("name") == robot.name
     assert document[0].get("name") == "panda_link0"
+
+
+def test_a_robot_that_only_floats_is_one_link():
+    task = tasks.make("quadrotor_track")
+    document = xml.fromstring(robot_urdf(compile_scene(task), task.robot))
+    assert document.get("name") == "quadrotor"
+    (link,) = document.iter("link")
+    assert float(link.find("inertial/mass").get("value")) == 0.8
+    assert document.find("joint") is None
 
 
 def test_a_robots_document_uses_standard_shapes_only():
