@@ -65,28 +65,38 @@ class RobotSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArmSpec(RobotSpec):
+class ServoSpec(RobotSpec):
+    """A robot whose joints follow trajectories by position loops, each by an actuator named like its joint.
+
+    Attributes:
+        gripper_joint_names: joints that hold a fixed width unless a task commands them.
+        kp, kd: (J,) gains of the joint position loop that robot and simulators share, N·m/rad and N·m·s/rad, or N/m and N·s/m.
+        effort_limits: (J,) N·m or N.
+    """
+
+    gripper_joint_names: tuple[str, ...] = ()
+    kp: Vec
+    kd: Vec
+    effort_limits: Vec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSpec(ServoSpec):
     """An arm whose joints follow trajectories by position loops; the real one does so by a ROS joint trajectory controller.
 
     Attributes:
         joint_names: J controlled joints, named as on the real robot's joint_states topic.
-        gripper_joint_names: joints that hold a fixed width unless a task commands them.
         home_qpos: (J,) rest pose, rad or m.
-        qpos_limits, qvel_limits, qacc_limits, effort_limits: (J, 2), (J,), (J,), (J,), SI units.
-        kp, kd: (J,) gains of the joint position loop that robot and simulators share, N·m/rad and N·m·s/rad.
+        qpos_limits, qvel_limits, qacc_limits: (J, 2), (J,), (J,), SI units.
         joint_pos, joint_quat_wxyz: (J, 3), (J, 4) fixed pose of each joint frame in its parent; every joint turns about its own z.
         tool_pos, tool_quat_wxyz: pose of the tool frame in the last joint's frame.
         command_topic, state_topic: ROS topics (relative) of the joint trajectory controller and of the joint states.
     """
 
-    gripper_joint_names: tuple[str, ...]
     home_qpos: Vec
     qpos_limits: tuple[tuple[float, float], ...]
     qvel_limits: Vec
     qacc_limits: Vec
-    effort_limits: Vec
-    kp: Vec
-    kd: Vec
     joint_pos: tuple[Vec, ...]
     joint_quat_wxyz: tuple[Vec, ...]
     tool_pos: Vec

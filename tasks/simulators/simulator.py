@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, interpolate
+from metarl.robots.spec import Controls, JointTrajectory, ServoSpec, interpolate
 from metarl.tasks.task import Readings, Task
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SETTLE_CHUNK = 0.1  # s between two looks at whether everything has come to rest
 class Simulator(ABC):
     """N copies of a task's scene, each with its own parameters.
 
-    Joint position loop of an arm, the same in every engine: effort = kp (target - qpos) - kd qvel, cut at the effort limits, where
+    Joint position loop of a robot that has one, the same in every engine: effort = kp (target - qpos) - kd qvel, cut at the effort limits, where
     target = wanted qpos + kd / kp * wanted qvel, so that the damping acts on the velocity error. Weight of the arm itself is compensated.
     """
 
@@ -79,7 +79,7 @@ class RobotSimulator(Simulator):
         self.model = model
         self.robot = task.robot if task.robot_name else None
         self.on_frame: Any = None  # called with the simulator 25 times per simulated second, to film
-        if isinstance(self.robot, ArmSpec):
+        if isinstance(self.robot, ServoSpec):
             self.damping_ratio = torch.tensor(self.robot.kd) / torch.tensor(self.robot.kp)
             self._actuators, self._gripper = (
                 np.array([model.actuator(n).id for n in names], int) for names in (self.robot.joint_names, self.robot.gripper_joint_names)
@@ -104,12 +104,12 @@ class RobotSimulator(Simulator):
         return field, np.concatenate(columns)
 
     def first_command(self, start: Readings) -> tuple[str, Tensor]:
-        if isinstance(self.robot, ArmSpec) and "ctrl" not in start:
+        if isinstance(self.robot, ServoSpec) and "ctrl" not in start:
             return "command_qpos", start["qpos"]
         return "command_ctrl", self.first_ctrl(start)
 
     def ctrl_of(self, targets: Tensor) -> Tensor:
-        """Commands (..., U) of all actuators, from those (..., J) of the arm's position loops; a gripper keeps its width."""
+        """Commands (..., U) of all actuators, from those (..., J) of the robot's position loops; a gripper keeps its width."""
         ctrl = targets.new_zeros(*targets.shape[:-1], self.model.nu)
         ctrl[..., self._actuators] = targets
         return ctrl
@@ -118,7 +118,7 @@ class RobotSimulator(Simulator):
         """(N, U) what the actuators get until the first command."""
         if "ctrl" in start:
             return start["ctrl"]
-        return self.ctrl_of(start["qpos"]) if isinstance(self.robot, ArmSpec) else torch.zeros(self.num_sims, self.model.nu)
+        return self.ctrl_of(start["qpos"]) if isinstance(self.robot, ServoSpec) else torch.zeros(self.num_sims, self.model.nu)
 
     @abstractmethod
     def read(self) -> Readings:
