@@ -19,7 +19,7 @@ _RECURRENT: dict[str, Mapping[str, Any]] = {
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.02,
     },
     "grid_navi": {
-        "num_tasks": 256, "iterations": 400, "gae_lambda": 0.95, "minibatches": 4, "epochs": 4,
+        "num_tasks": 256, "iterations": 220, "gae_lambda": 0.95, "minibatches": 4, "epochs": 4,
         "hidden_size": 64, "learning_rate": 2e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
     "kitchen_grid": {
@@ -27,11 +27,11 @@ _RECURRENT: dict[str, Mapping[str, Any]] = {
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
     "quadrotor_track": {
-        "num_tasks": 256, "iterations": 300, "discount": 0.97, "minibatches": 8, "epochs": 5, "initial_std": 0.35,
+        "num_tasks": 128, "iterations": 150, "discount": 0.97, "minibatches": 8, "epochs": 5, "initial_std": 0.35,
         "hidden_size": 64, "learning_rate": 3e-3, "max_kl": 0.05, "entropy_bonus": 0.0,
     },
     "car_track": {
-        "num_tasks": 128, "iterations": 300, "discount": 0.98, "minibatches": 8, "epochs": 5, "initial_std": 0.35,
+        "num_tasks": 96, "iterations": 110, "discount": 0.98, "minibatches": 8, "epochs": 5, "initial_std": 0.35,
         "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05, "entropy_bonus": 0.0,
     },
     "point_navigation_semicircle": {"num_tasks": 128, "iterations": 200, "minibatches": 4, "epochs": 4, "hidden_size": 64},
