@@ -61,6 +61,7 @@ def markdown(evaluation: Evaluation) -> str:
         rows = [
             ("return", outcome.returns, 1.0, 2),
             ("gain", outcome.gains, 1.0, 2),
+            ("last third", outcome.late_returns, 1.0, 2),
             (f"error, {unit}", outcome.errors, factor, 1),
             ("score", outcome.scores, 1.0, 2),
         ]
@@ -78,11 +79,9 @@ def _said(estimate: Estimate, scale: float, digits: int) -> str:
 
 def summary(outcome: Outcome, evaluation: Evaluation) -> dict[str, Any]:
     """What stands in the JSON file beside a zoo file; each number with its interval."""
-    return {
-        "split": evaluation.split, "simulator": evaluation.simulator, "num_tasks": evaluation.num_tasks,
-        "num_robots": evaluation.num_robots, "seeds_pooled": len(outcome.files),
-        "returns": outcome.returns, "gains": outcome.gains, "errors": outcome.errors, "error_unit": evaluation.error_unit, "scores": outcome.scores, "headroom": evaluation.headroom,
-    }  # fmt: skip
+    asked = {name: getattr(evaluation, name) for name in ("split", "simulator", "num_tasks", "num_robots", "error_unit", "headroom")}
+    found = {name: getattr(outcome, name) for name in ("returns", "gains", "late_returns", "errors", "scores")}
+    return {**asked, "seeds_pooled": len(outcome.files), **found}
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from metarl.tasks.batched_env import BatchedEnv, Step
 from metarl.tasks.parameters import TaskBatch
 
 REFERENCES = ("random", "robust", "oracle")
+FEW_DECISIONS = 30  # in an episode with fewer a third says little
 
 
 class Trace:
@@ -113,6 +114,7 @@ class Outcome:
         returns, errors: interquartile means over tasks and files; errors at the end of each episode, empty where the task has none.
         successes: means.
         scores: see the module; empty without an oracle.
+        late_returns: of the last third of each episode, where what can be learnt within an episode shows; empty for episodes of few decisions.
         gains: return above that of the first episode, in the same tasks: the interval is of the difference.
         reward_by_step, error_by_step: (K, H, 3) mean over tasks, lower and upper end of its interval.
         returns_by_task, errors_by_task: (S, M, K) the numbers behind it.
@@ -124,6 +126,7 @@ class Outcome:
     successes: list[Estimate]
     scores: list[Estimate]
     gains: list[Estimate]
+    late_returns: list[Estimate]
     reward_by_step: Array
     error_by_step: Array | None
     returns_by_task: Array
@@ -284,11 +287,17 @@ def _outcome(trials: dict[str, Trials], name: str, files: tuple[str, ...]) -> Ou
         successes=interval(_mean, list(its.successes)),
         scores=scored,
         gains=interval(lambda x: iqm(x, 1) - iqm(x, 1)[:, :1], list(its.returns)),
+        late_returns=interval(lambda x: iqm(x, 1), list(_late(its.rewards))) if its.rewards.shape[-1] >= FEW_DECISIONS else [],
         reward_by_step=_by_step(its.rewards),
         error_by_step=None if its.errors is None else _by_step(its.errors),
         returns_by_task=its.returns,
         errors_by_task=errors,
     )
+
+
+def _late(rewards: Array) -> Array:
+    """(S, M, K) sum over the last third of each episode; an episode that has ended earns nothing more."""
+    return np.asarray(np.nansum(rewards[..., -(rewards.shape[-1] // 3) :], -1))
 
 
 def _by_step(x: Array) -> Array:

@@ -46,6 +46,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
     adapting = {n: e.outcomes[n].gains for n in ordered(e) if n not in REFERENCES}
     if adapting and e.episodes > 1:
         console.print(_table("return above that of the first episode, in the same tasks", adapting, 1.0))
+    if any(o.late_returns for o in e.outcomes.values()):
+        console.print(_table("return of the last third of an episode", {n: e.outcomes[n].late_returns for n in ordered(e)}, 1.0))
     unit, scale = unit_and_scale(e.error_unit)
     if any(o.errors for o in e.outcomes.values()):
         heading = f"error at the end of an episode{f', in {unit}' if unit else ''}"

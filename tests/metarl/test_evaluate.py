@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from metarl import meta_parameters, tasks
 from metarl.algos.rl2 import RL2
-from metarl.evaluate import RandomAdapter, Trace, evaluate, headroom, run_trials, scores, zoo_references
+from metarl.evaluate import RandomAdapter, Trace, _late, evaluate, headroom, run_trials, scores, zoo_references
 from metarl.rollout import collect
 from metarl.statistics import Estimate
 from metarl.tasks.batched_env import BatchedEnv
@@ -127,6 +128,14 @@ class TestFiles:
         assert result.outcomes["oracle"].scores[-1] == pytest.approx((1.0, 1.0, 1.0))
         assert result.headroom is not None
         assert (result.task, result.split, result.simulator, result.error_unit) == ("point_navigation", "iid", "analytic", "")
+
+    def test_the_last_third_is_what_is_earned_late(self, result, files, monkeypatch):
+        assert result.outcomes["rl2"].late_returns == []  # of eight decisions
+        monkeypatch.setattr(sys.modules["metarl.evaluate"], "FEW_DECISIONS", 8)
+        found = evaluate([files["rl2", 1]], num_tasks=5, episodes=3, seed=4).outcomes["rl2"]
+        late = found.reward_by_step[:, -2:, 0].sum(-1)  # 8 // 3 decisions, means over tasks
+        assert all(low <= mean <= high for mean, (_, low, high) in zip(late, found.late_returns, strict=True))
+        assert _late(np.array([[[[1.0, 2, 3, 4, 5, np.nan]]]])).tolist() == [[[5.0]]]
 
     def test_gains_are_differences_in_the_same_tasks(self, result):
         rl2 = result.outcomes["rl2"]

@@ -18,7 +18,7 @@ def outcome(start, scored=True, error=True, horizon=1):
     steps[:, 0] = np.nan
     tasks = np.zeros((1, 4, 3))
     return Outcome(
-        (), curve(1.0), curve(0.01) if error else [], curve(0.1), curve(0.5) if scored else [], curve(0.25), steps, steps if error else None, tasks, tasks
+        (), curve(1.0), curve(0.01) if error else [], curve(0.1), curve(0.5) if scored else [], curve(0.25), [], steps, steps if error else None, tasks, tasks
     )
 
 
