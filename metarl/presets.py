@@ -8,7 +8,7 @@ from typing import Any
 from metarl import algos
 
 # RL², robust and oracle share one PPO and one network: what differs between them is only what they remember and are told
-_RECURRENT: dict[str, Mapping[str, Any]] = {
+_RECURRENT: dict[str, dict[str, Any]] = {
     "arm_slide": {"num_tasks": 128, "iterations": 70, "discount": 0.95, "minibatches": 4, "epochs": 6},
     "arm_reach": {
         "num_tasks": 256, "iterations": 150, "discount": 0.97, "minibatches": 4, "epochs": 4,
@@ -46,6 +46,8 @@ PRESETS["maml", "arm_slide"] = {
     "learn_inner_lr": True, "action_scale": 0.2, "max_kl": 0.02,
 }  # fmt: skip
 PRESETS["maml", "point_navigation"] = {"iterations": 30}
+# PPO as for RL², and the weight of KL that VariBAD's code has for this task
+PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01}
 
 
 def config_for(algorithm: str, task: str) -> Any:

@@ -158,11 +158,11 @@ class TrialNetwork(nn.Module):
         self.value = mlp([spec.obs_size + memory_size + num_params + 1, *layers, 1])
         self.return_normalizer = Normalizer(1)
 
-    def transition(self, next_obs: Tensor, action: Tensor, reward: Tensor, terminated: Tensor, truncated: Tensor, task: Tensor) -> Tensor:
-        """(..., I) what the memory takes in of one decision."""
+    def transition(self, step: Step | Trials, task: Tensor) -> Tensor:
+        """(..., I) what the memory takes in of decisions."""
         told = [task] if self.privileged else []
-        signals = [self.reward_normalizer(reward.unsqueeze(-1)), terminated.unsqueeze(-1), truncated.unsqueeze(-1)]
-        return torch.cat([self.normalizer(next_obs), action.clamp(-1, 1), *signals, *told], -1)
+        signals = [self.reward_normalizer(step.reward.unsqueeze(-1)), step.terminated.unsqueeze(-1), step.truncated.unsqueeze(-1)]
+        return torch.cat([self.normalizer(step.next_obs), step.action.clamp(-1, 1), *signals, *told], -1)
 
     def act(self, obs: Tensor, known: Tensor, task: Tensor) -> Distribution:
         """What to do at normalised observations (..., O) with what is known (..., F)."""
@@ -208,8 +208,7 @@ class TrialAdapter(ABC):
     def observe(self, step: Step) -> None:
         """Advance the memory of the robots whose step is valid."""
         step = step.to(self.task.device)
-        transition = self.network.transition(step.next_obs, step.action, step.reward, step.terminated, step.truncated, self.task)
-        self.remember(transition.flatten(0, 1), step.valid.flatten())
+        self.remember(self.network.transition(step, self.task).flatten(0, 1), step.valid.flatten())
 
     def adapt(self) -> None:
         """Nothing: the memory has adapted already."""
@@ -254,7 +253,7 @@ class TrialPPO(MetaRLAlgorithm):
 
     def meta_update(self, rollout: Rollout) -> dict[str, float]:
         rollout = rollout.to(self.device)
-        logs = self.improve_policy(self.batch(rollout))
+        logs = self.improve(rollout, self.batch(rollout))
         # only now, so that everything above saw the numbers that the adapter acted with
         self.network.normalizer.update(torch.cat([rollout.obs, rollout.next_obs]), torch.cat([rollout.valid, rollout.valid]))
         self.network.reward_normalizer.update(rollout.reward.unsqueeze(-1), rollout.valid)
@@ -265,15 +264,14 @@ class TrialPPO(MetaRLAlgorithm):
         """The rollout as sequences, valid decisions first, as the networks see them."""
         order = valid_first(rollout)
         said = trials(rollout, order)
-        (length, horizon) = order.shape[1], rollout.obs.shape[3]
+        length, horizon = order.shape[1], rollout.obs.shape[3]
         left = 1 - order / length if self.remembers else 1 - (order % horizon) / horizon
         task = rollout.values[:, None, None].expand(*rollout.valid.shape[:2], length, -1).flatten(0, 1)
-        transition = self.network.transition(said.next_obs, said.action, said.reward, said.terminated, said.truncated, task)
-        ends = said.terminated | said.truncated
-        return Batch(self.network.normalizer(said.obs), said.action, transition, said.reward, ends, said.valid, left.unsqueeze(-1), task)
+        obs, transition, ends = self.network.normalizer(said.obs), self.network.transition(said, task), said.terminated | said.truncated
+        return Batch(obs, said.action, transition, said.reward, ends, said.valid, left.unsqueeze(-1), task)
 
-    def improve_policy(self, batch: Batch) -> dict[str, float]:
-        """PPO's update; returns what to log."""
+    def improve(self, rollout: Rollout, batch: Batch) -> dict[str, float]:
+        """PPO's update, from a rollout and its sequences; returns what to log."""
         with torch.no_grad():
             old_log_prob, value, _ = self.evaluate(batch)
             advantage, target = self.advantages(batch, value)

@@ -11,6 +11,7 @@ from metarl.tasks.batched_env import BatchedEnv
 from metarl.tasks.point_navigation import PointNavigation
 
 SMALL = {"num_tasks": 3, "num_robots": 2, "iterations": 4, "hidden_size": 8, "layers": (8,), "hidden": (8,), "epochs": 2, "minibatches": 2}
+SMALL |= {"vae_updates": 2, "vae_trials": 4, "buffer_trials": 8}
 
 
 def pytest_configure(config):
