@@ -207,7 +207,7 @@ class Demo(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class View(Command):
-    """See what a task looks like: four of them side by side, each with its sentence; without a name, a contact sheet of all.
+    """See what a task looks like: four of them side by side, each with its sentence; without a name, a contact sheet of all families of tasks.
 
     Where there is a screen, one task is shown live in MuJoCo's window; elsewhere, or with --out, a film (MP4) or a picture (PNG) is made.
 

@@ -168,17 +168,25 @@ class Window:
 
 
 def contact_sheet(names: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
-    """One picture of each task distribution, with its name and what its docstring says first (PNG)."""
+    """One picture of each file of tasks, with the names in it and what the first one's docstring says first (PNG)."""
     panels = []
-    for name in names:
+    for task, *variants in _by_file(names):
+        name = task.name if not variants else f"{task.name} and {len(variants)} variant{'s' * (len(variants) > 1)}"
         say(name)
-        task = tasks.make(name)
         env = environment(task, "", task.sample(1, "iid"), 0, lambda text: None)
         env.reset()
         about = (type(task).__doc__ or "").strip().split("\n\n")[0]
         panels.append(_with_caption(_drawn(env, 0, SHEET), name, about, SHEET, 72))
         env.close()
-    _save(_grid(panels, columns=min(4, len(panels))), out)
+    _save(_grid(panels, columns=min(5, len(panels))), out)
+
+
+def _by_file(names: Sequence[str]) -> list[list[Task]]:
+    files: dict[str, list[Task]] = {}
+    for name in names:
+        task = tasks.make(name)
+        files.setdefault(type(task).__module__, []).append(task)
+    return list(files.values())
 
 
 def side_by_side(env: BatchedEnv) -> Picture:

@@ -18,8 +18,11 @@ _VEL = mujoco.mjtStage.mjSTAGE_VEL.value  # makes readings belong to the new sta
 
 
 def compile_scene(task: Task) -> mujoco.MjModel:
-    """The task's scene as a model, with the task's settings of the solver."""
+    """The task's scene as a model, with the task's settings of the solver and, where it has none of its own, a sky."""
     spec = task.build()
+    if not spec.textures:  # a kilobyte: models with larger ones are slow to copy
+        kind, gradient = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
+        spec.add_texture(name="sky", type=kind, builtin=gradient, rgb1=[0.55, 0.7, 0.85], rgb2=[0.95, 0.97, 1.0], width=8, height=48)
     spec.option.timestep = task.physics_dt
     task.solver(spec.option)
     return spec.compile()
@@ -113,6 +116,8 @@ class MujocoSimulator(RobotSimulator):
 
     def render(self, sim: int, width: int = 640, height: int = 480) -> NDArray[np.uint8]:
         if self._renderer is None or (self._renderer.width, self._renderer.height) != (width, height):
+            if self._renderer is not None:
+                self._renderer.close()  # before the next one: each takes the one current OpenGL context
             self._renderer = mujoco.Renderer(self.model, height, width)
         # the renderer draws its own model: give it this simulation's shapes, sizes and colours
         self.batch.get_model(sim, self._renderer.model)

@@ -1,5 +1,7 @@
+import os
 import re
 import subprocess
+import sys
 
 import imageio_ffmpeg
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from metarl import meta_parameters, tasks, view
 from metarl.cli import main
 from metarl.evaluate import RandomAdapter
+from metarl.video import choose_backend
 
 
 def test_a_plan_shows_each_task_beside_the_others_with_its_sentence(tmp_path):
@@ -27,10 +30,10 @@ def test_a_plan_shows_each_task_beside_the_others_with_its_sentence(tmp_path):
     assert (ink[:, :width] != ink[:, width:]).any()
 
 
-def test_contact_sheet_has_a_panel_for_each_task(tmp_path):
+def test_contact_sheet_has_a_panel_for_each_file_of_tasks(tmp_path):
     said = []
-    view.contact_sheet(["point_navigation", "point_navigation_semicircle"], tmp_path / "all.png", said.append)
-    assert said == ["point_navigation", "point_navigation_semicircle"]
+    view.contact_sheet(["point_navigation", "grid_navi", "point_navigation_semicircle"], tmp_path / "all.png", said.append)
+    assert said == ["point_navigation and 1 variant", "grid_navi"]
     with Image.open(tmp_path / "all.png") as picture:
         assert picture.width == 2 * view.SHEET[0]
 
@@ -48,6 +51,29 @@ def test_film_of_two_arms_in_pybullet(tmp_path, monkeypatch):
     for part in (slice(0, view.PANEL[0]), slice(view.PANEL[0], None)):
         assert (np.abs(film[0] - film[-1])[: view.PANEL[1], part].max(-1) > 60).any(), "both arms move"
     assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
+
+
+SIZES = """
+from metarl import tasks
+from metarl.tasks.batched_env import BatchedEnv
+env = BatchedEnv(tasks.make("arm_reach"), 1, num_threads=1)
+env.set_tasks(env.task.custom([{}]))
+env.reset()
+large, small = (env.simulator.render(0, *size).astype(float) for size in ((320, 240), (160, 120)))
+env.close()
+print(abs(large.reshape(120, 2, 160, 2, 3).mean((1, 3)) - small).mean())
+"""
+
+
+def test_pictures_of_different_sizes_show_the_same(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", ""))
+    if not os.environ["MUJOCO_GL"]:
+        monkeypatch.delenv("MUJOCO_GL")
+    backend = choose_backend()
+    if not backend:
+        pytest.skip("MuJoCo cannot draw here")
+    done = subprocess.run([sys.executable, "-c", SIZES], env={**os.environ, "MUJOCO_GL": backend}, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 8, "of 255"
 
 
 def test_who_acts(small_algorithm, tmp_path):
