@@ -19,7 +19,6 @@ from metarl.statistics import Estimate
 ROOT = Path(__file__).parents[1]
 ZOO, SEEDS = ROOT / "metarl" / "zoo", Path(__file__).parent / "seeds"
 NUM_TASKS = {"mujoco": 128, "analytic": 128, "pybullet": 64}
-VARIANTS = {"point_navigation": ("maml_first_order",)}  # seeds with other settings, shown beside the algorithm's own
 SPLITS = {"mujoco": ("iid", "ood_near", "ood_far"), "analytic": ("iid",), "pybullet": ("iid",)}
 
 
@@ -37,11 +36,7 @@ def measure(task: str) -> list[Evaluation]:
     for simulator in tasks.make(task).simulators:
         for split in SPLITS[simulator]:
             print(f"{task}, {split}, {simulator}: {len(files)} files", flush=True)
-            arguments = (robust, oracle, split, simulator, NUM_TASKS[simulator])
-            done.append(evaluate(files, *arguments, threads=2))
-            for variant in VARIANTS.get(task, ()):
-                seeds = sorted(SEEDS.glob(f"{task}_{variant}_seed*.safetensors"))
-                done[-1].outcomes[variant] = next(o for o in evaluate(seeds, *arguments, threads=2).outcomes.values() if o.files)
+            done.append(evaluate(files, robust, oracle, split, simulator, NUM_TASKS[simulator], threads=2))
     return done
 
 

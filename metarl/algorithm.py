@@ -66,7 +66,7 @@ class MetaRLAlgorithm(ABC):
 
     def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: Any, seed: int = 0) -> None:
         if spec.discrete and not self.discrete:
-            raise ValueError(f"{spec.task} has discrete actions, and {type(self).__name__} acts by a Gaussian: rl2, robust and oracle can learn it")
+            raise ValueError(f"{spec.task} has discrete actions, and {type(self).__name__} acts by a Gaussian: rl2 and maml, among others, can learn it")
         self.spec, self.params, self.config, self.seed = spec, params, config, seed
 
     def to(self, device: torch.device | str) -> Self:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metarl.networks import gaussian_log_prob
+from metarl.networks import Categorical, Gaussian
 
 
 class Segment(NamedTuple):
@@ -32,35 +33,80 @@ class Segment(NamedTuple):
         return kept._replace(weight=kept.weight * total / left.clamp(min=1e-12))
 
 
-class BatchedPolicy:
-    """Gaussian policies with one flat parameter vector for each task: a multilayer perceptron for the mean, and s with sigma = min_std + exp(s)."""
+Outputs = Gaussian | Categorical  # what policies say at M x B observations
 
-    def __init__(self, sizes: Sequence[int], action_scale: float, min_std: float) -> None:
-        self.shapes = [shape for i, o in itertools.pairwise(sizes) for shape in ((i, o), (1, o))] + [(1, sizes[-1])]
+
+class BatchedPolicy(ABC):
+    """Policies with one flat parameter vector for each task: multilayer perceptrons with tanh, and what else a kind of action needs behind them."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.shapes = [shape for i, o in itertools.pairwise(sizes) for shape in ((i, o), (1, o))]
         self.lengths = [a * b for a, b in self.shapes]
         self.num_params = sum(self.lengths)
-        self.action_scale, self.min_std = action_scale, min_std
 
-    def initial(self, std: float, generator: torch.Generator) -> Tensor:
+    def initial(self, generator: torch.Generator) -> Tensor:
         """Parameters (P,): weights uniform after Glorot and Bengio 2010, biases zero."""
-        parts: list[Tensor] = []
-        for shape, length in zip(self.shapes[:-1], self.lengths[:-1], strict=True):
-            bound = math.sqrt(6 / sum(shape)) if len(parts) % 2 == 0 else 0.0
-            parts.append(bound * (2 * torch.rand(length, generator=generator) - 1))
-        return torch.cat([*parts, torch.full((self.lengths[-1],), math.log(std - self.min_std), device=parts[0].device)])
+        bounds = [math.sqrt(6 / sum(shape)) if i % 2 == 0 else 0.0 for i, shape in enumerate(self.shapes)]
+        return torch.cat([bound * (2 * torch.rand(length, generator=generator) - 1) for bound, length in zip(bounds, self.lengths, strict=True)])
 
-    def __call__(self, theta: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Means (M, B, A) and standard deviations (M, 1, A) of policies theta (M, P) at observations (M, B, O)."""
-        *layers, log_std = (p.unflatten(-1, shape) for p, shape in zip(theta.split(self.lengths, -1), self.shapes, strict=True))
-        x = obs
-        for i in range(0, len(layers), 2):
-            x = torch.baddbmm(layers[i + 1], x if i == 0 else x.tanh(), layers[i])
-        return self.action_scale * x, self.action_scale * (self.min_std + log_std.exp())
+    @abstractmethod
+    def __call__(self, theta: Tensor, obs: Tensor) -> Outputs:
+        """What policies theta (M, P) say at observations (M, B, O)."""
 
     def log_prob(self, theta: Tensor, segment: Segment) -> Tensor:
         """(M, B), summed over the action's dimensions."""
-        mean, std = self(theta, segment.obs)
-        return gaussian_log_prob(segment.action, mean, std.log())
+        return self(theta, segment.obs).log_prob(segment.action)
+
+    def _network(self, theta: Tensor, obs: Tensor) -> Tensor:
+        """(M, B, size of the last layer)."""
+        layers = [p.unflatten(-1, shape) for p, shape in zip(theta.split(self.lengths, -1), self.shapes, strict=True)]
+        x = obs
+        for i in range(0, len(layers), 2):
+            x = torch.baddbmm(layers[i + 1], x if i == 0 else x.tanh(), layers[i])
+        return x
+
+
+class BatchedGaussian(BatchedPolicy):
+    """Gaussians; the last parameters are s with sigma = min_std + exp(s), before all is multiplied by `action_scale`."""
+
+    def __init__(self, sizes: Sequence[int], action_scale: float, min_std: float, initial_std: float = 1.0) -> None:
+        super().__init__(sizes)
+        self.action_size = sizes[-1]
+        self.num_params += self.action_size
+        self.action_scale, self.min_std, self.initial_std = action_scale, min_std, initial_std
+
+    def initial(self, generator: torch.Generator) -> Tensor:
+        """Parameters (P,): those of the network, and s of the initial sigma."""
+        weights = super().initial(generator)
+        return torch.cat([weights, weights.new_full((self.action_size,), math.log(self.initial_std - self.min_std))])
+
+    def __call__(self, theta: Tensor, obs: Tensor) -> Gaussian:
+        """Means (M, B, A) and log standard deviations (M, 1, A)."""
+        weights, s = theta.split([self.num_params - self.action_size, self.action_size], -1)
+        return Gaussian(self.action_scale * self._network(weights, obs), (self.action_scale * (self.min_std + s.unsqueeze(-2).exp())).log())
+
+
+class BatchedCategorical(BatchedPolicy):
+    """Choices between discrete actions, which are one-hot rows."""
+
+    def __call__(self, theta: Tensor, obs: Tensor) -> Categorical:
+        """Log probabilities (M, B, A)."""
+        return Categorical(self._network(theta, obs).log_softmax(-1))
+
+
+def constant(outputs: Outputs) -> Outputs:
+    """The same, cut from their graph."""
+    return type(outputs)(*(x.detach() for x in outputs))
+
+
+def kl_divergence(old: Outputs, new: Outputs) -> Tensor:
+    """(M, B) KL(old || new) of two policies of the same kind."""
+    if isinstance(old, Categorical):
+        assert isinstance(new, Categorical)
+        return (old.log_probs.exp() * (old.log_probs - new.log_probs)).sum(-1)
+    assert isinstance(new, Gaussian)
+    difference = new.log_std - old.log_std
+    return (difference + ((-2 * difference).exp() + ((old.mean - new.mean) * (-new.log_std).exp()) ** 2 - 1) / 2).sum(-1)
 
 
 Objective = Callable[[Tensor, Segment], Tensor]
@@ -82,12 +128,6 @@ def inner_gradient(objective: Objective, policy: BatchedPolicy, theta: Tensor, s
     with torch.enable_grad():
         log_prob = policy.log_prob(theta, segment)
         return torch.autograd.grad(objective(log_prob, segment).sum(), theta, create_graph=create_graph)[0], log_prob.detach()
-
-
-def kl_divergence(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Tensor:
-    """(M, B) KL(old || new) of Gaussians with means (M, B, A) and standard deviations (M, 1, A)."""
-    variance = new[1] ** 2
-    return ((new[1] / old[1]).log() + (old[1] ** 2 + (old[0] - new[0]) ** 2) / (2 * variance) - 0.5).sum(-1)
 
 
 # ---- adaptation and its Jacobian --------------------------------------------------------------------------------------------
@@ -172,7 +212,12 @@ class PolicyMetric:
         self.weight = segment.weight.unsqueeze(-1)
 
     def __call__(self, vector: Tensor) -> Tensor:
-        mean, std = torch.autograd.grad(self.pulled, self.cotangents, vector, retain_graph=True)
-        variance = self.outputs[1].detach() ** 2
-        weighted = (self.weight * mean / variance, 2 * self.weight.sum(1, keepdim=True) * std / variance)
-        return torch.autograd.grad(self.outputs, self.theta, weighted, retain_graph=True)[0]
+        tangents = torch.autograd.grad(self.pulled, self.cotangents, vector, retain_graph=True)
+        return torch.autograd.grad(self.outputs, self.theta, self._lowered(tangents), retain_graph=True)[0]
+
+    def _lowered(self, tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The Fisher matrix in the space of the outputs, where it is diagonal, times tangents."""
+        if isinstance(self.outputs, Categorical):
+            return (self.weight * self.outputs.log_probs.detach().exp() * tangents[0],)
+        mean, log_std = tangents
+        return self.weight * mean * (-2 * self.outputs.log_std.detach()).exp(), 2 * self.weight.sum(1, keepdim=True) * log_std

@@ -1,17 +1,28 @@
-"""Meta-gradients against answers from paper, from enumeration and from automatic differentiation; all in float64."""
+"""Inner steps and their derivatives against answers from paper and from automatic differentiation; all in float64."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from metarl.inner_steps import BatchedPolicy, Jacobian, PolicyMetric, Segment, adapt, inner_gradient, kl_divergence, leaf, log_prob_objective, ratio_objective
-from metarl.networks import gaussian_log_prob
+from metarl.inner_steps import (
+    BatchedCategorical,
+    BatchedGaussian,
+    Jacobian,
+    PolicyMetric,
+    Segment,
+    adapt,
+    constant,
+    kl_divergence,
+    leaf,
+    log_prob_objective,
+    ratio_objective,
+)
+from metarl.networks import Categorical, Gaussian
 
 ALPHA, SCALE, FLOOR = 0.1, 1.0, 0.05
-BANDIT = BatchedPolicy((1, 1), SCALE, FLOOR)  # parameters (W, b, s): with observation 0 the mean is b; sigma = FLOOR + exp(s)
+BANDIT = BatchedGaussian((1, 1), SCALE, FLOOR)  # parameters (W, b, s): with observation 0 the mean is b; sigma = FLOOR + exp(s)
 
 
 def bandit_policy(mean, std):
@@ -80,98 +91,19 @@ def test_derivative_of_a_step_from_a_single_sample():
 
 
 def test_kl_divergence_by_hand():
-    old = torch.zeros(1, 1, 2), torch.ones(1, 1, 2)
-    new = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[1.0, 2.0]]])
+    old = Gaussian(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
+    new = Gaussian(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[1.0, 2.0]]]).log())
     # first action 1²/2; second log 2 + 1/8 - 1/2
     torch.testing.assert_close(kl_divergence(old, new), torch.tensor([[0.5 + math.log(2) + 0.125 - 0.5]]))
-
-
-# ---- by enumeration ---------------------------------------------------------------------------------------------------------
-
-
-class TabularPolicy:
-    """Softmax over two actions in each of S states; theta (M, S * 2), observations are one-hot states, actions an index."""
-
-    def log_prob(self, theta, segment):
-        logits = torch.einsum("mbs,msa->mba", segment.obs, theta.unflatten(-1, (-1, 2)))
-        return logits.log_softmax(-1).gather(-1, segment.action.long()).squeeze(-1)
-
-
-NEXT = {(0, 0): 1, (0, 1): 2}  # the first action decides the state of the second
-REWARD = {(0, 0): 2.0, (0, 1): -1.0, (1, 0): 1.5, (1, 1): 1.0, (2, 0): 0.5, (2, 1): 1.0}
-TABULAR = TabularPolicy()
-THETA = torch.tensor([0.3, -0.4, 0.5, 0.2, -0.6, 0.1], dtype=torch.float64)
-
-
-def expected_return(theta):
-    """Of the whole episode, by enumeration."""
-    pi = theta.unflatten(-1, (3, 2)).softmax(-1)
-    total = 0.0
-    for first, second in itertools.product(range(2), range(2)):
-        state = NEXT[0, first]
-        total = total + pi[0, first] * pi[state, second] * (REWARD[0, first] + REWARD[state, second])
-    return total
-
-
-def all_trajectories(theta, horizon):
-    """One segment of every decision of every trajectory, weighted by its probability, with the reward to come as advantage."""
-    pi = theta.detach().unflatten(-1, (3, 2)).softmax(-1)
-    obs, action, advantage, weight = [], [], [], []
-    for path in itertools.product(range(2), repeat=horizon):
-        states = [0, NEXT[0, path[0]]][:horizon]
-        rewards = [REWARD[s, a] for s, a in zip(states, path, strict=True)]
-        for t, (s, a) in enumerate(zip(states, path, strict=True)):
-            obs.append(torch.eye(3, dtype=torch.float64)[s])
-            action.append(a)
-            advantage.append(sum(rewards[t:]))
-            weight.append(math.prod(pi[s, a].item() for s, a in zip(states, path, strict=True)))
-    column = torch.tensor(action, dtype=torch.float64).reshape(1, -1, 1)
-    return Segment(torch.stack(obs).unsqueeze(0), column, torch.tensor([advantage], dtype=torch.float64), torch.tensor([weight], dtype=torch.float64))
-
-
-def meta_gradient(objective, segment, outer):
-    """Of outer(theta'), through one inner step from the segment."""
-    steps = adapt(objective, TABULAR, THETA, torch.full_like(THETA, 0.5), [segment], create_graph=True)
-    adapted = leaf(steps.thetas[1])
-    (cotangent,) = torch.autograd.grad(outer(adapted[0]), adapted)
-    return Jacobian(steps, steps.gradients, with_alpha=False).pull([cotangent])
-
-
-def exact_meta_gradient(inner, outer):
-    """Of outer(theta + alpha grad inner(theta)), both known exactly."""
-    theta = leaf(THETA)
-    (gradient,) = torch.autograd.grad(inner(theta), theta, create_graph=True)
-    return torch.autograd.grad(outer(theta + 0.5 * gradient), theta)[0]
-
-
-def test_meta_gradient_of_a_bandit_is_exact_and_the_naive_surrogate_is_biased():
-    def value(theta):  # of the first decision alone
-        pi = theta.unflatten(-1, (3, 2))[0].softmax(-1)
-        return pi[0] * REWARD[0, 0] + pi[1] * REWARD[0, 1]
-
-    segment = all_trajectories(THETA, horizon=1)
-    segment = segment._replace(advantage=segment.advantage + 1)  # a constant changes nothing but what is wrong
-    exact = exact_meta_gradient(value, value)
-    torch.testing.assert_close(meta_gradient(ratio_objective, segment, value), exact, rtol=1e-10, atol=1e-12)
-    naive = meta_gradient(log_prob_objective, segment, value)
-    assert float((naive - exact).norm() / exact.norm()) > 0.05
-
-
-def test_meta_gradient_of_a_tabular_mdp():
-    """The ratio keeps, of each decision, the credit of sampling it; what it leaves out are products of different decisions' scores."""
-    segment = all_trajectories(THETA, horizon=2)
-    torch.testing.assert_close(  # the step itself is exact with either
-        inner_gradient(ratio_objective, TABULAR, leaf(THETA.unsqueeze(0)), segment)[0][0], torch.func.grad(expected_return)(THETA)
-    )
-    exact = exact_meta_gradient(expected_return, expected_return)
-    errors = {f: float((meta_gradient(f, segment, expected_return) - exact).norm() / exact.norm()) for f in (ratio_objective, log_prob_objective)}
-    assert errors[ratio_objective] < 0.05
-    assert errors[log_prob_objective] > 0.25
+    old, new = (Categorical(torch.tensor([[p]]).log()) for p in ([0.5, 0.5], [0.75, 0.25]))
+    torch.testing.assert_close(kl_divergence(old, new), torch.tensor([[0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)]]))
+    assert float(kl_divergence(new, old)) != pytest.approx(float(kl_divergence(old, new)), rel=0.02)
 
 
 # ---- by automatic differentiation -------------------------------------------------------------------------------------------
 
-NET = BatchedPolicy((2, 3, 2), 0.7, FLOOR)
+NET = BatchedGaussian((2, 3, 2), 0.7, FLOOR, 0.6)
+CHOICE = BatchedCategorical((2, 3, 2))
 
 
 def random_segment(rng, num_tasks, num_decisions, zeros=2):
@@ -189,7 +121,7 @@ def rng():
 @pytest.mark.parametrize("objective", [ratio_objective, log_prob_objective])
 @pytest.mark.parametrize("with_alpha", [False, True])
 def test_products_with_the_jacobian_of_two_steps_equal_those_of_one_graph_through_both(rng, objective, with_alpha):
-    theta = NET.initial(0.6, rng).double()
+    theta = NET.initial(rng).double()
     log_alpha = torch.linspace(-2, -1, len(theta), dtype=torch.float64)
     segments = [random_segment(rng, 3, 7) for _ in range(2)]
 
@@ -220,34 +152,39 @@ def test_products_with_the_jacobian_of_two_steps_equal_those_of_one_graph_throug
     torch.testing.assert_close((torch.stack(product.push(along)) * cotangent).sum(), product.pull(list(cotangent)) @ along)
 
 
-def test_policy_metric_is_the_hessian_of_the_kl_divergence(rng):
-    theta = leaf(NET.initial(0.6, rng).double().unsqueeze(0))
+@pytest.mark.parametrize("policy", [NET, CHOICE])
+def test_policy_metric_is_the_hessian_of_the_kl_divergence(rng, policy):
+    theta = leaf(policy.initial(rng).double().unsqueeze(0))
     segment = random_segment(rng, 1, 9)
-    old = tuple(x.detach() for x in NET(theta, segment.obs))
-    hessian = torch.autograd.functional.hessian(lambda t: (kl_divergence(old, NET(t.unsqueeze(0), segment.obs)) * segment.weight).sum(), theta[0].detach())
-    metric = PolicyMetric(NET, theta, segment)
+    old = constant(policy(theta, segment.obs))
+    hessian = torch.autograd.functional.hessian(lambda t: (kl_divergence(old, policy(t.unsqueeze(0), segment.obs)) * segment.weight).sum(), theta[0].detach())
+    metric = PolicyMetric(policy, theta, segment)
     for column in (0, 7, len(hessian) - 1):
         unit = torch.eye(len(hessian), dtype=torch.float64)[column : column + 1]
         torch.testing.assert_close(metric(unit)[0], hessian[column])
 
 
 def test_log_prob_sums_over_the_dimensions_of_the_action(rng):
-    theta, segment = NET.initial(0.6, rng).double().expand(3, -1), random_segment(rng, 3, 4)
-    mean, std = NET(theta, segment.obs)
-    each = torch.distributions.Normal(mean, std.expand_as(mean)).log_prob(segment.action)
+    theta, segment = NET.initial(rng).double().expand(3, -1), random_segment(rng, 3, 4)
+    mean, log_std = NET(theta, segment.obs)
+    each = torch.distributions.Normal(mean, log_std.exp().expand_as(mean)).log_prob(segment.action)
+    assert each.shape == (3, 4, 2)
     torch.testing.assert_close(NET.log_prob(theta, segment), each.sum(-1))
-    torch.testing.assert_close(gaussian_log_prob(segment.action, mean, std.log()), each.sum(-1))
 
 
 def test_batched_policies_are_as_if_alone(rng):
-    theta = torch.stack([NET.initial(0.6, rng) for _ in range(4)])
+    theta = torch.stack([NET.initial(rng) for _ in range(4)])
     obs = torch.randn(4, 5, 2, generator=rng)
-    mean, std = NET(theta, obs)
+    mean, log_std = NET(theta, obs)
+    choice = torch.stack([CHOICE.initial(rng) for _ in range(4)])
+    log_probs = CHOICE(choice, obs).log_probs
     for m in range(4):
-        w1, b1, w2, b2, s = (p.unflatten(-1, shape) for p, shape in zip(theta[m].split(NET.lengths), NET.shapes, strict=True))
+        w1, b1, w2, b2 = (p.unflatten(-1, shape) for p, shape in zip(theta[m, :-2].split(NET.lengths), NET.shapes, strict=True))
         torch.testing.assert_close(mean[m], 0.7 * ((obs[m] @ w1 + b1).tanh() @ w2 + b2))
-        torch.testing.assert_close(std[m], 0.7 * (FLOOR + s.exp()))
-        torch.testing.assert_close(std[m], torch.full((1, 2), 0.7 * 0.6))
+        torch.testing.assert_close(log_std[m].exp(), 0.7 * (FLOOR + theta[m, -2:].exp()).unsqueeze(0))
+        torch.testing.assert_close(log_std[m].exp(), torch.full((1, 2), 0.7 * 0.6))
+        w1, b1, w2, b2 = (p.unflatten(-1, shape) for p, shape in zip(choice[m].split(CHOICE.lengths), CHOICE.shapes, strict=True))
+        torch.testing.assert_close(log_probs[m], ((obs[m] @ w1 + b1).tanh() @ w2 + b2).log_softmax(-1))
 
 
 def test_thinned_segments_keep_the_weight_of_each_task(rng):
