@@ -26,6 +26,10 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "num_tasks": 256, "iterations": 400, "discount": 0.98, "gae_lambda": 0.95, "minibatches": 8, "epochs": 4,
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
+    "kitchen": {
+        "num_tasks": 64, "iterations": 300, "discount": 0.95, "gae_lambda": 0.95, "minibatches": 4, "epochs": 6,
+        "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
+    },
     "quadrotor_track": {
         "num_tasks": 128, "iterations": 150, "discount": 0.97, "minibatches": 8, "epochs": 5, "initial_std": 0.35,
         "hidden_size": 64, "learning_rate": 3e-3, "max_kl": 0.05, "entropy_bonus": 0.0,

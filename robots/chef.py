@@ -19,7 +19,7 @@ BASE_MASS, BASE_HALF = 40.0, (0.25, 0.22, 0.2)  # kg, m: a small omnidirectional
 SHOULDER = 0.4  # m above the floor, where the arm stands on the base, above its middle
 PEG_RADIUS, PEG_LENGTH = 0.008, 0.06  # m; the middle of the peg is the tool
 # Loops of the platform: it weighs 57 kg with the arm; damping near critical
-_KP, _KD, _EFFORT = (20000.0, 20000.0, 2000.0), (2000.0, 2000.0, 200.0), (600.0, 600.0, 300.0)
+_KP, _KD, _EFFORT = (60000.0, 60000.0, 8000.0), (3600.0, 3600.0, 360.0), (600.0, 600.0, 300.0)
 
 
 def build() -> mujoco.MjSpec:
@@ -34,7 +34,9 @@ def build() -> mujoco.MjSpec:
     for name, kind, axis in zip(BASE_JOINTS, (slide, slide, hinge), ((1, 0, 0), (0, 1, 0), (0, 0, 1)), strict=True):
         base.add_joint(name=name, type=kind, axis=axis)
         spec.add_sensor(name=f"base_qpos/{name}", type=mujoco.mjtSensor.mjSENS_JOINTPOS, objtype=mujoco.mjtObj.mjOBJ_JOINT, objname=name)
-    base.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=BASE_HALF, pos=[0, 0, -BASE_HALF[2]], mass=BASE_MASS, contype=0, conaffinity=0, rgba=[0.2, 0.22, 0.25, 1])
+    base.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_BOX, size=BASE_HALF, pos=[0, 0, -BASE_HALF[2]], mass=BASE_MASS, contype=0, conaffinity=0, rgba=[0.2, 0.22, 0.25, 1]
+    )
     for name, kp, kd, effort in zip(BASE_JOINTS, _KP, _KD, _EFFORT, strict=True):
         spec.add_actuator(
             name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT, gaintype=mujoco.mjtGain.mjGAIN_FIXED, biastype=mujoco.mjtBias.mjBIAS_AFFINE,

@@ -17,6 +17,8 @@ from metarl.tasks.parameters import SPLITS, Param, TaskBatch
 from metarl.tasks.task import Task
 
 _NOT_TASKS = {
+    "appliances",
+    "chores",
     "batched_env",
     "gymnasium",
     "kitchen_rules",

@@ -157,13 +157,13 @@ class World:
 
     def read(self) -> list[float]:
         """Readings of all sensors, one after another."""
-        states: dict[Link, Any] = {}
+        states: dict[tuple[bool, int, str], Any] = {}  # a joint and a link may have the same name
         values: list[float] = []
         for sensor in self._sensors:
-            target = sensor.tree, sensor.target
-            if target not in states:
-                states[target] = self._joint_state(*target) if sensor.of_joint else self._link_state(*target)
-            values.extend(_measure(sensor, states[target]))
+            key = sensor.of_joint, sensor.tree, sensor.target
+            if key not in states:
+                states[key] = self._joint_state(*key[1:]) if sensor.of_joint else self._link_state(*key[1:])
+            values.extend(_measure(sensor, states[key]))
         return values
 
     def _joint_state(self, tree: int, name: str) -> Any:
