@@ -63,9 +63,9 @@ class VariBADConfig(TrialPPOConfig):
     """Trials in each of them."""
     buffer_trials: int = 2048
     """Most recent trials that they are drawn from."""
-    num_beliefs: int = 20
+    num_beliefs: int = 12
     """Beliefs of a trial that are asked to foretell, in each step."""
-    num_decoded: int = 30
+    num_decoded: int = 20
     """Decisions that each of them must foretell."""
 
 
@@ -240,6 +240,15 @@ class VariBAD(TrialPPO):
         """PPO's update of the policy, then the encoder's and the decoders'; returns what to log."""
         logs = super().improve(rollout, batch)
         self.buffer.add(trials(rollout, valid_first(rollout)))
+        logs |= self.improve_beliefs()
+        with torch.no_grad():
+            belief = self.encoder.beliefs(batch.transition[:, :-1])
+        self.encoder.normalizer.update(torch.cat(belief, -1), batch.valid)
+        return logs
+
+    def improve_beliefs(self) -> dict[str, float]:
+        """Train encoder and decoders on trials of the buffer; returns what to log."""
+        logs = dict[str, float]()
         for _ in range(self.config.vae_updates):
             likelihood, kl = self.elbo(self.buffer.draw(self.config.vae_trials, self.generator))
             loss = (self.config.kl_weight * kl - likelihood) / self.buffer.valid.shape[1]
@@ -247,10 +256,7 @@ class VariBAD(TrialPPO):
             loss.backward()
             nn.utils.clip_grad_norm_(self.inference, self.config.max_gradient_norm)
             self.vae_optimizer.step()
-            logs |= {"log_likelihood": likelihood.item(), "kl_of_beliefs": kl.item()}
-        with torch.no_grad():
-            belief = self.encoder.beliefs(batch.transition[:, :-1])
-        self.encoder.normalizer.update(torch.cat(belief, -1), batch.valid)
+            logs = {"log_likelihood": likelihood.item(), "kl_of_beliefs": kl.item()}
         return logs
 
     def elbo(self, said: Trials) -> tuple[Tensor, Tensor]:
