@@ -49,7 +49,8 @@ PRESETS["maml", "arm_slide"] = {
     "num_tasks": 128, "num_robots": 1, "iterations": 200, "layers": (32,), "credit": "returns",
     "learn_inner_lr": True, "action_scale": 0.2, "max_kl": 0.02,
 }  # fmt: skip
-PRESETS["maml", "point_navigation"] = {"iterations": 30}
+PRESETS["maml", "point_navigation"] = PRESETS["fomaml", "point_navigation"] = {"iterations": 30}
+PRESETS["promp", "point_navigation"] = {"iterations": 30, "learning_rate": 3e-3}
 # PPO as for RL², and the weight of KL that VariBAD's code has for this task
 PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01}
 
