@@ -14,6 +14,10 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "num_tasks": 256, "iterations": 150, "discount": 0.97, "minibatches": 4, "epochs": 4,
         "hidden_size": 64, "learning_rate": 1.5e-3, "max_kl": 0.05, "entropy_bonus": 0.001,
     },
+    "arm_lift_place": {
+        "num_tasks": 96, "iterations": 120, "discount": 0.95, "minibatches": 4, "epochs": 6,
+        "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05,
+    },
     "bandit_n10_k5": {
         "num_tasks": 1024, "iterations": 300, "discount": 1.0, "gae_lambda": 0.9, "minibatches": 2, "epochs": 4,
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.02,
@@ -51,8 +55,8 @@ PRESETS["maml", "arm_slide"] = {
 }  # fmt: skip
 PRESETS["maml", "point_navigation"] = PRESETS["fomaml", "point_navigation"] = {"iterations": 30}
 PRESETS["promp", "point_navigation"] = {"iterations": 30, "learning_rate": 3e-3}
-# PPO as for RL², and the weight of KL that VariBAD's code has for this task
-PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01}
+# PPO as for RL²
+PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"iterations": 200}
 
 
 def config_for(algorithm: str, task: str) -> Any:

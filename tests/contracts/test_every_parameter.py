@@ -26,8 +26,9 @@ def extremes(param):
 
 
 def environment(task, engine="", num_tasks=1):
-    """Two robots for each task, or one for each choice that there is and one more."""
-    return BatchedEnv(task, num_tasks, num_robots=task.spec.action_size + 1 if task.discrete else 2, simulator=engine, num_threads=1)
+    """Two robots for each task; where choices cost no physics, one for each choice that there is and one more."""
+    num_robots = task.spec.action_size + 1 if task.discrete and "analytic" in task.simulators else 2
+    return BatchedEnv(task, num_tasks, num_robots, simulator=engine, num_threads=1)
 
 
 def play(env, rows):
@@ -44,10 +45,11 @@ def play(env, rows):
     seen = [env.reset().flatten(1)]
     shown = expert_actions(env.task) if hasattr(env.task, "expert") else None
     for i in range(ANALYTIC_STEPS if analytic else min(STEPS, env.task.horizon)):
-        if env.all_ended:
-            seen.append(env.reset().flatten(1))
+        if env.all_ended:  # an earlier end in one of two tasks is an effect, too: what is seen has the same length
+            env.reset()
+        seen.append(env.obs.unflatten(0, (env.num_tasks, env.num_robots)).flatten(1))
         action = 0.5 + 0.5 * torch.rand(1, env.num_robots, size, generator=generator)
-        action[:, 1:] = torch.eye(size) if env.task.discrete else torch.eye(size)[0]
+        action[:, 1:] = torch.eye(size)[: env.num_robots - 1]
         if shown is not None:
             action[:, 1] = shown[i % len(shown)]
         step = env.step(action.expand(env.num_tasks, -1, -1))
