@@ -37,9 +37,9 @@ def random_segment(rng, policy, total=1.0):
 @POLICIES
 def test_loss_and_gradient_equal_the_paper_s_equations_written_out(policy, rng):
     """Two inner steps with a learned alpha, at a meta-vector away from the one that sampled: ratios inside and outside, KL before each inner step."""
-    config = dataclasses.replace(SMALL, learn_inner_lr=True, kl_penalty=0.7, clip=0.2)
+    config = dataclasses.replace(SMALL, learn_inner_lr=True, kl_penalty=0.7, clip=0.05)
     theta = policy.initial(rng).double()
-    old = torch.cat([theta, torch.full_like(theta, 0.2).log()])
+    old = torch.cat([theta, torch.full_like(theta, 0.02).log()])
     new = old + 0.05 * torch.randn(len(old), generator=rng, dtype=torch.float64)
     parts = [random_segment(rng, policy, 1 / 2) for _ in range(3)]
     inner = [s._replace(weight=2 * s.weight) for s in parts[:2]]
@@ -61,8 +61,8 @@ def test_loss_and_gradient_equal_the_paper_s_equations_written_out(policy, rng):
     for s, (x, segment) in enumerate(zip(steps(start, sampled), parts, strict=True)):
         if s > 0:
             ratio = (policy.log_prob(x, segment) - sampled[s]).exp()
-            surrogate = surrogate + (torch.min(ratio * segment.advantage, ratio.clamp(0.8, 1.2) * segment.advantage) * segment.weight).sum() / 3
-            clipped = clipped + (((ratio < 0.8) | (ratio > 1.2)) * segment.weight).sum() / 3
+            surrogate = surrogate + (torch.min(ratio * segment.advantage, ratio.clamp(0.95, 1.05) * segment.advantage) * segment.weight).sum() / 3
+            clipped = clipped + (((ratio < 0.95) | (ratio > 1.05)) * segment.weight).sum() / 3
         if s < 2:
             before, after = policy(played[s], segment.obs), policy(x, segment.obs)
             divergence = divergence + (kl_divergence(before, after) * inner[s].weight).sum() / 3 / 2
