@@ -23,6 +23,7 @@ PRIMITIVES = ("box", "cylinder", "capsule", "sphere", "ellipsoid")
 NUM_HULLS = 12  # hull_0 ... hull_11, a finite catalogue: the same vertices for ever
 LENGTH = 2.0  # half length along of an object, as a multiple of its half width; a sphere's is 1
 _ROCKING = ("sphere", "ellipsoid")
+_LARGEST = (0.07, 0.035, 0.035)  # m, half sizes before any are applied: the engine keeps their bounding sphere for hulls, so it must hold them all
 _LYING = (2**-0.5, 0.0, 2**-0.5, 0.0)  # wxyz, turns a cylinder's z axis along x
 _POINTS = 48  # of a hull, before those inside are dropped
 
@@ -121,7 +122,7 @@ def add_object(spec: mujoco.MjSpec, name: str, shapes: Sequence[str], pos: Seque
     thing = spec.worldbody.add_body(name=name, pos=pos)
     thing.add_freejoint(name=name)
     thing.simple = 0  # its centre of mass moves away from its frame
-    return thing.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.05, 0.025, 0.025], mass=0.2)
+    return thing.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=_LARGEST, mass=0.2)
 
 
 def half_sizes(shapes: Sequence[str], index: Array, half_width: Array) -> Array:

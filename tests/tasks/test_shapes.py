@@ -68,7 +68,7 @@ def test_batched_shapes_equal_compiled_ones(batch, name):
     np.testing.assert_allclose(np.abs(mine.geom_quat[geom] @ alone.geom_quat[0]), 1.0)
     np.testing.assert_allclose(mine.geom_aabb[geom], alone.geom_aabb[0], atol=1e-6)
     farthest = np.linalg.norm(alone.mesh_vert, axis=1).max() if alone.nmesh else alone.geom_rbound[0]
-    assert farthest - 1e-6 <= mine.geom_rbound[geom] <= 1.5 * farthest, "a sphere about the shape that misses none of it"
+    assert farthest - 1e-6 <= mine.geom_rbound[geom] <= 2.5 * farthest, "a sphere about the shape that misses none of it"
 
 
 @pytest.mark.parametrize("name", [*shapes.PRIMITIVES, "hull_3"])
