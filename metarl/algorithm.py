@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from metarl import settings
 from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
 from metarl.tasks.parameters import Param
@@ -67,6 +68,7 @@ class MetaRLAlgorithm(ABC):
     def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: Any, seed: int = 0) -> None:
         if spec.discrete and not self.discrete:
             raise ValueError(f"{spec.task} has discrete actions, and {type(self).__name__} acts by a Gaussian: rl2 and maml, among others, can learn it")
+        settings.check(config)
         self.spec, self.params, self.config, self.seed = spec, params, config, seed
 
     def to(self, device: torch.device | str) -> Self:

@@ -169,7 +169,7 @@ def iteration_against_physics() -> list[Figure]:
         began = time.perf_counter()
         with torch_threads(1):  # as in `meta_train`
             env.set_tasks(task.sample(config.num_tasks))
-            rollout = collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True))
+            rollout = collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True)
         collecting.append(time.perf_counter() - began)
         with torch_threads(NUM_THREADS):
             algorithm.meta_update(rollout)
@@ -212,8 +212,17 @@ def latency() -> list[Figure]:
 
 def maml_against_bare_passes() -> list[Figure]:
     """An iteration of MAML, trials included, against one forward and backward pass over all its decisions by policies of the same shape."""
+    return _against_bare_passes("maml", "<= 0.78")  # a fifth of what a public implementation takes
+
+
+def promp_against_bare_passes() -> list[Figure]:
+    """The same of ProMP, whose epochs each take the gradient through the inner steps anew."""
+    return _against_bare_passes("promp")
+
+
+def _against_bare_passes(name: str, goal: str = "") -> list[Figure]:
     task = tasks.make(MAML_TASK)
-    algorithm = algos.load("maml")(task.spec, task.params, config_for("maml", MAML_TASK), 0)
+    algorithm = algos.load(name)(task.spec, task.params, config_for(name, MAML_TASK), 0)
     config, collecting = algorithm.config, []
     env = BatchedEnv(task, config.num_tasks, config.num_robots)
     policies = _batched_policies(config.num_tasks, [task.spec.obs_size, *config.layers, task.spec.action_size])
@@ -223,7 +232,7 @@ def maml_against_bare_passes() -> list[Figure]:
         began = time.perf_counter()
         with torch_threads(1):  # as in `meta_train`
             env.set_tasks(task.sample(config.num_tasks))
-            rollout = collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True))
+            rollout = collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True)
         collecting.append(time.perf_counter() - began)
         algorithm.meta_update(rollout)
 
@@ -238,11 +247,11 @@ def maml_against_bare_passes() -> list[Figure]:
     with torch_threads(NUM_THREADS):
         seconds = in_turns({"iteration": iteration, "bare": bare}, rounds=7)
     env.close()
-    name = f"iteration of MAML, {config.num_tasks} tasks x {config.num_robots} robots x {task.episodes_per_trial} episodes x {task.horizon} steps"
+    said = f"iteration of {name}, {config.num_tasks} tasks x {config.num_robots} robots x {task.episodes_per_trial} episodes x {task.horizon} steps"
     return [
-        Figure(name, statistics.median(seconds["iteration"]), "s", "<= 0.78"),  # a fifth of what a public implementation takes
-        Figure(f"{name}, in bare forward and backward passes", median_ratio(seconds["iteration"], seconds["bare"])),
-        Figure(f"{name}, part that collects", median_ratio(collecting[1:], seconds["iteration"])),
+        Figure(said, statistics.median(seconds["iteration"]), "s", goal),
+        Figure(f"{said}, in bare forward and backward passes", median_ratio(seconds["iteration"], seconds["bare"])),
+        Figure(f"{said}, part that collects", median_ratio(collecting[1:], seconds["iteration"])),
     ]
 
 
@@ -264,6 +273,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "iteration": iteration_against_physics,
     "latency": latency,
     "maml": maml_against_bare_passes,
+    "promp": promp_against_bare_passes,
 }
 
 

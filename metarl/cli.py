@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -390,15 +391,23 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         parse(args).run(shlex.join(["metarl", *args]))
     except KeyboardInterrupt as stopped:
-        print(f"metarl: {stopped or 'stopped'}", file=sys.stderr)
+        print(f"metarl: {str(stopped) or 'stopped before anything was done'}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except EXPECTED_ERRORS as error:
         if "--debug" in args:
             raise
-        print(f"metarl: {error}\n(--debug shows where this was found)", file=sys.stderr)
+        print(f"metarl: {error}", file=sys.stderr)
+        if not _said_by_us(error):
+            print("(--debug shows where this came from)", file=sys.stderr)
         sys.exit(2)
+
+
+def _said_by_us(error: BaseException) -> bool:
+    """Whether metarl raised it, and not something that metarl called."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return Path(frames[-1].f_code.co_filename).is_relative_to(Path(__file__).parent)
 
 
 if __name__ == "__main__":

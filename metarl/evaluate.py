@@ -233,7 +233,7 @@ def run_trials(env: BatchedEnv, batch: TaskBatch, adapter: Adapter, episodes: in
     env.rng.manual_seed(seed)
     env.set_tasks(batch)
     trace = Trace(env, episodes)
-    rollout = collect(env, adapter, episodes, lambda episode: explore, trace)
+    rollout = collect(env, adapter, episodes, explore, trace)
     rewards = torch.where(rollout.valid, rollout.reward, torch.nan)
 
     def mean(x: Tensor) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from metarl.meta_parameters import write_atomically
 
 CSV_NAME = "progress.csv"
+SAY_EVERY = 20.0  # s between two lines where there is no bar
 
 
 class TrainingLog:
@@ -33,6 +35,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path, label: str, first: int, last: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
+        self._say_next = 0.0
         self._path, self._label, self._last = folder / CSV_NAME, label, last
         self._columns = cut_csv(self._path, first)
         self._file = open(self._path, "a", newline="")  # noqa: SIM115  closed in __exit__
@@ -67,14 +70,15 @@ class TrainingLog:
         for name, value in row.items():
             if name != "iteration":
                 self._board.add_scalar(name, value, int(row["iteration"]))
-        self._bar.update(self._task, completed=row["iteration"] + 1, returns=_returns(row))
-
-    def settle(self, row: Mapping[str, float]) -> None:
-        """A checkpoint will follow: the rows up to `row` must be on disk before it."""
-        os.fsync(self._file.fileno())
-        if not self.console.is_terminal:
+        if not self.console.is_terminal and time.monotonic() > self._say_next:
+            self._say_next = time.monotonic() + SAY_EVERY
             done, seconds = int(row["iteration"]) + 1, row["seconds"]
             self.console.print(f"{self._label} {done}/{self._last}  {seconds:.0f} s  {_returns(row)}", highlight=False, soft_wrap=True)
+        self._bar.update(self._task, completed=row["iteration"] + 1, returns=_returns(row))
+
+    def settle(self) -> None:
+        """A checkpoint will follow: all rows must be on disk before it."""
+        os.fsync(self._file.fileno())
 
 
 def cut_csv(path: Path, first: int) -> list[str]:

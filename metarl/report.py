@@ -41,8 +41,13 @@ def show(evaluation: Evaluation, console: Console) -> None:
     console.print("interquartile means with 95 % intervals, by episodes of adaptation")
     if any(o.scores for o in e.outcomes.values()):
         console.print(_table("score (0: random actions, 1: the oracle's last episode)", {n: e.outcomes[n].scores for n in ordered(e)}, 1.0))
+        if any(o.scores[-1].value > 1 for n, o in e.outcomes.items() if o.scores and n not in REFERENCES):
+            console.print("more than 1: to try out has told more than the oracle has learnt to make of being told")
     else:
         console.print(_table("return", {n: e.outcomes[n].returns for n in ordered(e)}, 1.0))
+        console.print(
+            "how far this is from what is possible, the references say: train robust and oracle on this task, and give --robust and --oracle their files"
+        )
     adapting = {n: e.outcomes[n].gains for n in ordered(e) if n not in REFERENCES}
     if adapting and e.episodes > 1:
         console.print(_table("return above that of the first episode, in the same tasks", adapting, 1.0))

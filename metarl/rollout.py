@@ -55,7 +55,7 @@ class Rollout:
 
 
 def collect(
-    env: BatchedEnv, adapter: Adapter, episodes: int | None = None, explore: Callable[[int], bool] = lambda episode: True,
+    env: BatchedEnv, adapter: Adapter, episodes: int | None = None, explore: bool = False,
     on_step: Callable[[int, int, Step], None] | None = None,
 ) -> Rollout:  # fmt: skip
     """Whole trials of the tasks that `env` has been given.
@@ -64,8 +64,11 @@ def collect(
         env: after `set_tasks`.
         adapter: for as many tasks and robots as the environment has; it is reset here.
         episodes: K; by default the task's `episodes_per_trial`.
-        explore: whether actions of an episode are drawn or are the mean.
+        explore: whether actions are drawn, as in meta-training and where an algorithm has `noise_to_adapt`, or are the mean.
         on_step: called with episode, step and Step, to film or to count.
+
+    Raises:
+        ValueError: the adapter was made for another task.
     """
     assert env.tasks is not None, "set_tasks must come before collect"
     spec, episodes = env.spec, env.spec.episodes_per_trial if episodes is None else episodes
@@ -73,6 +76,7 @@ def collect(
     sizes = {"obs": (spec.obs_size,), "action": (spec.action_size,), "next_obs": (spec.obs_size,)}
     kinds = {f.name: torch.float32 if f.name in (*sizes, "reward") else torch.bool for f in fields(Step)}
     store = {name: torch.zeros(*shape, *sizes.get(name, ()), dtype=kind, device=env.device) for name, kind in kinds.items()}
+    _check_fits(adapter, env)
     adapter.reset()
     values = env.tasks.normalised().to(env.device)
     if hasattr(adapter, "tell"):
@@ -80,7 +84,7 @@ def collect(
     for k in range(episodes):
         obs = env.reset()
         for h in range(spec.horizon):
-            step = env.step(adapter.act(obs, explore(k)))
+            step = env.step(adapter.act(obs, explore))
             adapter.observe(step)
             for name in store:
                 store[name][:, :, k, h] = getattr(step, name)
@@ -91,3 +95,11 @@ def collect(
                 break
         adapter.adapt()
     return Rollout(**store, values=values, task_ids=env.tasks.ids)
+
+
+def _check_fits(adapter: Adapter, env: BatchedEnv) -> None:
+    """Adapters of an algorithm know what they were made to see and to do."""
+    made_for = getattr(getattr(adapter, "algorithm", None), "spec", env.spec)
+    here, there = ((spec.obs_names, spec.obs_sizes, spec.action_names) for spec in (env.spec, made_for))
+    if here != there:
+        raise ValueError(f"the adapter was made for {made_for.task!r} with (observation, sizes, action) {there}, {env.spec.task!r} has {here}")

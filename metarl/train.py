@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import math
+import os
 import signal
 import threading
 import time
@@ -100,25 +102,31 @@ def meta_train(
         FloatingPointError: a metric is not finite; the last good checkpoint is kept.
     """
     config, num_tasks, num_robots = run.config, run.config.num_tasks, run.config.num_robots
-    meta_parameters.check_writable(run.result)
-    if not resume:
-        _refuse_to_overwrite(run)
+    for name, value, least in (("seed", run.seed, 0), ("threads", threads, 1), ("checkpoint_every", checkpoint_every, 1)):
+        if value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")
     torch.manual_seed(run.seed)
     task = tasks.make(run.task)
     algorithm = algos.load(run.algorithm)(task.spec, task.params, config, run.seed).to(choose_device(device))
+    meta_parameters.check_writable(run.result)
     with ExitStack() as stack:
+        stack.enter_context(alone_in(run.out))
+        if not resume:
+            _refuse_to_overwrite(run)
         env = stack.enter_context(closing(BatchedEnv(task, num_tasks, num_robots, run.simulator, threads, run.seed, choose_device(device))))
         progress = _restore(run, algorithm, env) if resume else Progress(command=run.command, commit=meta_parameters.git_commit())
         complete = _snapshot(run, progress, algorithm, env)
         _save(run, complete, algorithm)
         log = stack.enter_context(TrainingLog(run.out, f"{run.algorithm} on {run.task}", progress.iteration, config.iterations, console))
         interrupts = stack.enter_context(Interrupts())
+        if resume:
+            log.console.print(f"continuing at {progress.iteration} of {config.iterations} iterations", highlight=False)
         try:
             for iteration in range(progress.iteration, config.iterations):
                 began, trace = time.perf_counter(), Trace(env)
                 env.set_tasks(task.practice(num_tasks, run.seed, iteration))
                 torch.set_num_threads(1)  # beside the physics a second thread makes small operations slower; a large update needs it
-                rollout = collect(env, algorithm.adapter(num_tasks, num_robots, training=True), on_step=trace)
+                rollout = collect(env, algorithm.adapter(num_tasks, num_robots, training=True), explore=True, on_step=trace)
                 torch.set_num_threads(threads)
                 metrics = algorithm.meta_update(rollout)
                 _check_finite(metrics, iteration, run)
@@ -135,7 +143,7 @@ def meta_train(
                     }
                     log.write(row)
                     if progress.iteration % checkpoint_every == 0 or progress.iteration == config.iterations:
-                        log.settle(row)
+                        log.settle()
                         _save(run, complete, algorithm)
         except BaseException as reason:  # whatever ends it, the last complete iteration is not lost
             interrupts.ignore()
@@ -152,9 +160,11 @@ def choose_device(name: str) -> str:
     """The device that "auto" stands for; other names stay.
 
     Raises:
-        ValueError: a GPU was asked for and there is none.
+        ValueError: no device has that name, or a GPU was asked for and there is none.
     """
     has_gpu = torch.cuda.is_available()
+    if name.split(":")[0] not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"no device is called {name!r}: known are cpu, cuda, cuda:0 ..., and auto")
     if name.startswith("cuda") and not has_gpu:
         raise ValueError(f"device {name!r} was asked for, but torch {torch.__version__} sees no GPU; try 'cpu' or 'auto'")
     return ("cuda" if has_gpu else "cpu") if name == "auto" else name
@@ -178,6 +188,23 @@ def _snapshot(run: Run, progress: Progress, algorithm: MetaRLAlgorithm, env: Bat
     """The whole state between two iterations, as copies: whatever interrupts the next iteration, this one is complete."""
     parts = {"algorithm": algorithm.state_dict(), "env": env.state_dict(), "torch_rng": torch.get_rng_state()}
     return copy.deepcopy({"run": run.identity(), "progress": asdict(progress), **parts})
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """While inside, no other training writes into this folder.
+
+    Raises:
+        ValueError: one does already.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the system, whatever ends this process
+        yield
+    except BlockingIOError:
+        raise ValueError(f"another training is writing to {folder}: wait for it, or choose another --out") from None
+    finally:
+        os.close(handle)
 
 
 def _refuse_to_overwrite(run: Run) -> None:

@@ -87,7 +87,7 @@ def film(
             picture = Film(env, f"{name}, {task.name}, {drawn_by}", writer.append_data, size)
             assert isinstance(env.simulator, RobotSimulator)  # whatever draws, has a robot
             env.simulator.on_frame = picture.on_frame
-            collect(env, algorithm.adapter(1), episodes, lambda episode: algorithm.noise_to_adapt, picture.on_step)
+            collect(env, algorithm.adapter(1), episodes, algorithm.noise_to_adapt, picture.on_step)
         os.replace(unfinished, out)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -56,9 +56,9 @@ def show(
     env.set_tasks(batch)
     try:
         if live:
-            window(env, actor(env, file, seed), episodes)
+            window(env, *actor(env, file, seed), episodes)
         elif out.suffix == ".mp4":
-            film(env, actor(env, file, seed), out, episodes)
+            film(env, *actor(env, file, seed), out, episodes)
         else:
             picture(env, out)
     finally:
@@ -74,8 +74,8 @@ def environment(task: Task, simulator: str, batch: TaskBatch, seed: int, say: Ca
     return env
 
 
-def actor(env: BatchedEnv, file: str, seed: int) -> Adapter:
-    """Who acts: what a meta-parameters file has learnt, or chance where `file` is ""; "auto" takes RL² from the zoo where it has it.
+def actor(env: BatchedEnv, file: str, seed: int) -> tuple[Adapter, bool]:
+    """Who acts, and whether by chance: what a meta-parameters file has learnt, or chance where `file` is ""; "auto" takes RL² from the zoo where it has it.
 
     Raises:
         ValueError: the file is of another task.
@@ -84,14 +84,14 @@ def actor(env: BatchedEnv, file: str, seed: int) -> Adapter:
     if file == "auto":
         file = f"zoo:{name}/rl2" if f"zoo:{name}/rl2" in meta_parameters.zoo() else ""
     if not file:
-        return RandomAdapter(env, seed)
+        return RandomAdapter(env, seed), True
     algorithm = meta_parameters.load(file)
     if algorithm.spec.task != name:
         raise ValueError(f"{file} is of the task {algorithm.spec.task!r}, expected {name!r}")
-    return algorithm.adapter(env.num_tasks)
+    return algorithm.adapter(env.num_tasks), algorithm.noise_to_adapt
 
 
-def film(env: BatchedEnv, adapter: Adapter, out: Path, episodes: int) -> None:
+def film(env: BatchedEnv, adapter: Adapter, explore: bool, out: Path, episodes: int) -> None:
     """Film all tasks of an environment side by side (MP4).
 
     Raises:
@@ -104,7 +104,7 @@ def film(env: BatchedEnv, adapter: Adapter, out: Path, episodes: int) -> None:
     try:
         with imageio.get_writer(unfinished, fps=FRAMES_PER_SECOND) as writer:
             env.simulator.on_frame = lambda simulator: writer.append_data(side_by_side(env))
-            collect(env, adapter, episodes)
+            collect(env, adapter, episodes, explore)
         os.replace(unfinished, out)
     finally:
         env.simulator.on_frame = None
@@ -117,7 +117,7 @@ def picture(env: BatchedEnv, out: Path) -> None:
     _save(side_by_side(env), out)
 
 
-def window(env: BatchedEnv, adapter: Adapter, episodes: int) -> None:
+def window(env: BatchedEnv, adapter: Adapter, explore: bool, episodes: int) -> None:
     """Show the first task in MuJoCo's own window, as fast as time passes, until it is closed.
 
     Raises:
@@ -128,7 +128,7 @@ def window(env: BatchedEnv, adapter: Adapter, episodes: int) -> None:
     with Window(env.simulator) as opened:
         env.simulator.on_frame = opened.show
         while opened.open:
-            collect(env, adapter, episodes)
+            collect(env, adapter, episodes, explore)
 
 
 class Window:

@@ -10,6 +10,7 @@ import inspect
 import os
 import pkgutil
 import re
+import sys
 from pathlib import Path
 
 from metarl.robots.spec import unknown_name
@@ -48,7 +49,10 @@ def _modules() -> list[str]:
 
 def _variants(module: str) -> dict[str, type[Task]]:
     """The task classes that a task file defines, by task name."""
-    found = importlib.import_module(f"{__name__}.{module}")
+    try:
+        found = importlib.import_module(f"{__name__}.{module}")
+    except Exception as error:  # whatever is wrong with a file of someone's own
+        raise ImportError(f"the task file {module}.py cannot be read: {type(error).__name__}: {error}") from error
     classes = [c for c in vars(found).values() if inspect.isclass(c) and issubclass(c, Task) and c.__module__ == found.__name__]
     return {c.name: c for c in classes if "name" in vars(c)}
 
@@ -108,10 +112,16 @@ def add_folder(folder: str | Path) -> None:
     path = Path(folder).resolve()
     if not path.is_dir():
         raise ValueError(f"no folder of task files {path}")
+    if str(path) in __path__:
+        return
     taken = {m.name for m in pkgutil.iter_modules([str(path)])} & {m.name for m in pkgutil.iter_modules(__path__)}
     if taken:
-        raise ValueError(f"{path} holds {', '.join(sorted(taken))}: metarl.tasks has that already")
+        raise ValueError(f"{path} holds {', '.join(sorted(taken))}: a task file of that name is known already")
     __path__.append(str(path))
+    faces = sys.modules.get(f"{__name__}.gymnasium")
+    if faces is not None:
+        for name in (name for file in pkgutil.iter_modules([str(path)]) for name in _variants(file.name)):
+            faces.register(name)
 
 
 for _folder in os.environ.get("METARL_TASKS", "").split(os.pathsep):

@@ -44,7 +44,7 @@ class ArmSlide(Task):
     # Friction is that of plastic or metal on a smooth table: the fastest strike sends an object of friction 0.13 0.6 m far, so more
     # would leave targets out of range. Mass, size and centre of mass: household objects (YCB) that fit between the fingers.
     params = (
-        Param("shape", "", "the object is a {}", nominal="box", choices=("box", "cylinder"), ood_far=("ellipsoid",)),
+        Param("shape", "", "the object's shape is {}", nominal="box", choices=("box", "cylinder"), ood_far=("ellipsoid",)),
         Param("half_size", "m", "half as wide as {:.3f} m", nominal=0.027, train=(0.02, 0.035), ood_near=((0.017, 0.02), (0.035, 0.04)), ood_far=((0.04, 0.045),)),
         Param("mass", "kg", "weighs {:.2f} kg", nominal=0.2, train=(0.05, 0.6), scale="log", ood_near=((0.6, 0.75),), ood_far=((0.75, 1.2),)),
         Param("friction", "", "slides with friction {:.2f}", nominal=0.1, train=(0.06, 0.15), scale="log", ood_near=((0.048, 0.06), (0.15, 0.18)), ood_far=((0.03, 0.048),)),

@@ -65,6 +65,8 @@ class BatchedEnv:
     def __init__(
         self, task: Task, num_tasks: int, num_robots: int = 1, simulator: str = "", num_threads: int = 0, seed: int = 0, device: str | torch.device = "cpu"
     ) -> None:
+        if num_tasks < 1 or num_robots < 1:
+            raise ValueError(f"num_tasks is {num_tasks} and num_robots {num_robots}, expected at least 1 of each")
         self.task, self.spec = task, task.spec
         self.num_tasks, self.num_robots = num_tasks, num_robots
         self.device = torch.device(device)
@@ -117,6 +119,7 @@ class BatchedEnv:
         self.active = torch.ones(self.num_sims, dtype=torch.bool)
         self.elapsed = 0
         self._take(measured, last_action)
+        self._check_shape("observation", self.obs, (self.num_sims, self.spec.obs_size))
         return self._shaped(self.obs)
 
     @torch.no_grad()
@@ -136,7 +139,10 @@ class BatchedEnv:
         self.simulator.show(self.memory)
         self._take(measured, clipped, held=None if bool(valid.all()) else ~valid)
         reward = self.task.reward(before, clipped, self.readings)
-        terminated = self.task.terminated(self.readings) & valid
+        self._check_shape("reward", reward, (self.num_sims,))
+        terminated = self.task.terminated(self.readings)
+        self._check_shape("terminated", terminated, (self.num_sims,))
+        terminated = terminated & valid
         self.elapsed += 1
         truncated = valid & ~terminated if self.elapsed >= self.task.horizon else torch.zeros_like(valid)
         if not math.isfinite(float(reward.sum() + self.obs.sum())):  # quicker than looking at each number
@@ -209,6 +215,10 @@ class BatchedEnv:
             sensed = {k: torch.where(keep, self.sensed[k], v) for k, v in sensed.items()}
             obs = torch.where(keep, self.obs, obs)
         self.readings, self.sensed, self.obs = readings, sensed, obs
+
+    def _check_shape(self, name: str, found: Tensor, expected: tuple[int, ...]) -> None:
+        if found.shape != expected:
+            raise ValueError(f"{type(self.task).__name__}.{name} gave shape {tuple(found.shape)}, expected {expected} for {self.num_sims} simulations")
 
     def _shaped(self, flat: Tensor) -> Tensor:
         return flat.view(self.num_tasks, self.num_robots, *flat.shape[1:]).to(self.device)

@@ -219,6 +219,7 @@ def env_id(task: Task) -> str:
 def register(name: str) -> str:
     """Make a task known to Gymnasium, under the id that is returned; `name` is what `tasks.make` takes."""
     made = env_id(task_files.make(name))
+    gymnasium.registry.pop(made, None)  # Gymnasium warns of what is registered twice
     gymnasium.register(made, entry_point=f"{__name__}:MetaEnv", vector_entry_point=f"{__name__}:MetaVectorEnv", kwargs={"task": name})
     return made
 

@@ -58,6 +58,9 @@ class Param:
             raise ValueError(f"parameter {self.name}: give either an interval `train` or `choices`")
         if self.scale not in ("linear", "log"):
             raise ValueError(f"parameter {self.name}: scale is {self.scale!r}, expected 'linear' or 'log'")
+        for low, high in [self.train, *self.ood_near, *self.ood_far] if self.train is not None else []:  # type: ignore[misc]
+            if not low < high:
+                raise ValueError(f"parameter {self.name}: the range {low, high} is empty, expected (low, high)")
         if self.train is not None and self.scale == "log" and self.train[0] <= 0:
             raise ValueError(f"parameter {self.name}: a log scale needs a positive range, found {self.train}")
 
@@ -242,7 +245,7 @@ def sample(task: str, version: int, params: tuple[Param, ...], indices: Iterable
     outside of them: each parameter that has such a range leaves it with probability 1/2, and one at random if none did.
 
     Raises:
-        ValueError: the split is unknown, or no parameter has a range for it.
+        ValueError: the split is unknown, no parameter has a range for it, or a number is negative.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -251,6 +254,8 @@ def sample(task: str, version: int, params: tuple[Param, ...], indices: Iterable
         have = [s for s in SPLITS if any(p.options(s) for p in params)]
         raise ValueError(f"{task} has no split {split!r}: no parameter has a range for it; it has {', '.join(have)}")
     indices = [int(i) for i in indices]
+    if indices and min(indices) < 0:
+        raise ValueError(f"{task} has no task number {min(indices)}: they begin with 0")
     key = int.from_bytes(hashlib.blake2b(f"{task}|{version}|{split}|{seed}".encode(), digest_size=8).digest(), "little")
     width = len(params)
     uniform = np.array([np.random.Generator(np.random.Philox(key=[key, i])).random(2 * width + 1) for i in indices]).reshape(-1, 2 * width + 1)

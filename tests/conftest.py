@@ -55,6 +55,6 @@ def small_rollout():
         task, config = tasks.make(algorithm.spec.task), algorithm.config
         env = BatchedEnv(task, config.num_tasks, config.num_robots, num_threads=1, seed=7)
         env.set_tasks(task.sample(config.num_tasks, start=start))
-        return collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True))
+        return collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True)
 
     return make

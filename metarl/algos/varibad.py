@@ -54,8 +54,8 @@ class VariBADConfig(TrialPPOConfig):
     state_weight: float = 0.0
     """Weight of log p(o'), the state decoder's part: needed where tasks differ in their dynamics."""
     kl_weight: float = 0.1
-    """beta."""
-    vae_learning_rate: float = 1e-3
+    """beta, weight of the divergence from the previous belief."""
+    vae_learning_rate: float = 3e-3
     """Of the Adam that trains encoder and decoders."""
     vae_updates: int = 20
     """Its steps after each rollout."""

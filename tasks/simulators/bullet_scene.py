@@ -105,7 +105,8 @@ class Camera:
 @dataclass(frozen=True)
 class Scene:
     """All of one simulation. `touching` are the pairs of links that collide; `friction` is that of single links, to be multiplied;
-    `spinning` in m times the partner's friction limits the torque about the contact's normal, as a part of the normal force."""
+    `spinning` in m times the partner's friction limits the torque about the contact's normal, as a part of the normal force.
+    """
 
     timestep: float
     gravity: tuple[float, float, float]

@@ -46,7 +46,7 @@ def test_list_names_everything(capsys, tmp_path):
 def test_describe_task(capsys, tmp_path):
     cli.main(["describe", "arm_slide", "--json", str(tmp_path / "x.json")])
     said = capsys.readouterr().out
-    assert "Task arm_slide/v1:train:0:0: the object is a box" in said  # a colon and a name are not an emoji
+    assert "Task arm_slide/v1:train:0:0: the object's shape is box" in said  # a colon and a name are not an emoji
     mass = next(p for p in tasks.make("arm_slide").params if p.name == "mass")
     assert f"{mass.train[0]:g} … {mass.train[1]:g} log" in said
     written = json.loads((tmp_path / "x.json").read_text())
@@ -90,7 +90,7 @@ def test_every_setting_of_every_algorithm_has_its_doc_line(name):
     config = algos.load(name).Config
     docs = field_docs(config)
     assert set(config.__dataclass_fields__) == set(docs)
-    assert all(len(text) > 5 for text in docs.values())
+    assert all(len(text) >= 4 for text in docs.values()), docs
 
 
 def test_describe_file(file, capsys):

@@ -155,7 +155,7 @@ class TestFiles:
         task = tasks.make("point_navigation")
         env = BatchedEnv(task, 5, seed=4)
         env.set_tasks(task.sample(5, "iid", 4))
-        rollout = collect(env, meta_parameters.load(files["rl2", 1]).adapter(5), 3, explore=lambda k: False)
+        rollout = collect(env, meta_parameters.load(files["rl2", 1]).adapter(5), 3)
         np.testing.assert_allclose(result.outcomes["rl2"].returns_by_task[0], rollout.returns[:, 0], rtol=1e-5)
 
     def test_explores_only_where_the_algorithm_needs_it(self, files, result, monkeypatch):

@@ -166,7 +166,7 @@ SETTINGS = pytest.mark.parametrize(
 def recorded(algorithm, env):
     """A rollout, and the adapter's parameters in each of its episodes."""
     adapter, thetas = algorithm.adapter(env.num_tasks, env.num_robots, training=True), []
-    rollout = collect(env, adapter, on_step=lambda k, h, step: thetas.append(adapter.theta.clone()) if h == 0 else None)
+    rollout = collect(env, adapter, explore=True, on_step=lambda k, h, step: thetas.append(adapter.theta.clone()) if h == 0 else None)
     return rollout, thetas
 
 
@@ -288,8 +288,8 @@ def test_one_inner_step_helps_after_meta_training(kind):
     env = BatchedEnv(task, 20, 8, num_threads=1)
     for iteration in range(40):
         env.set_tasks(task.sample(20, start=20 * iteration))
-        algorithm.meta_update(collect(env, algorithm.adapter(20, 8, training=True)))
+        algorithm.meta_update(collect(env, algorithm.adapter(20, 8, training=True), explore=True))
     held_out = BatchedEnv(task, 64, 8, num_threads=1)
     held_out.set_tasks(task.sample(64, "iid"))
-    before, after = collect(held_out, algorithm.adapter(64, 8)).returns.mean((0, 1)).tolist()
+    before, after = collect(held_out, algorithm.adapter(64, 8), explore=True).returns.mean((0, 1)).tolist()
     assert after > before + 15

@@ -32,7 +32,7 @@ def near_goal_rollout(algorithm, task):
     def remember(episode, index, step):
         hidden.append(adapter.hidden[0].unflatten(0, (3, 2)).clone())
 
-    return collect(env, adapter, on_step=remember), hidden, adapter
+    return collect(env, adapter, explore=True, on_step=remember), hidden, adapter
 
 
 def test_recomputed_hidden_states_and_actions_are_those_of_acting_also_with_early_ends():
@@ -67,7 +67,7 @@ def test_recomputed_probabilities_of_choices_are_those_of_acting(monkeypatch):
         return action
 
     monkeypatch.setattr(adapter, "act", remember)
-    rollout = collect(env, adapter)
+    rollout = collect(env, adapter, explore=True)
     log_prob, _, entropy = algorithm.evaluate(algorithm.batch(rollout))
     torch.testing.assert_close(log_prob.detach().unflatten(0, (3, 2)), torch.stack(acted, -1), rtol=1e-4, atol=1e-5)
     assert log_prob.shape == (6, 4 * 15)

@@ -94,8 +94,8 @@ def test_logged_errors_are_those_at_the_end_of_each_episode(run, monkeypatch):
     seen = []
     original = train.collect
 
-    def collect(env, adapter, on_step):
-        rollout = original(env, adapter, on_step=on_step)
+    def collect(env, adapter, explore, on_step):
+        rollout = original(env, adapter, explore=explore, on_step=on_step)
         seen.append((rollout, env.tasks))
         return rollout
 
@@ -291,3 +291,31 @@ def test_csv_is_cut_back_to_the_checkpoint(tmp_path):
     assert path.read_text().splitlines() == ["iteration,loss", "0,0.5"]
     assert cut_csv(path, 0) == []
     assert not path.exists()
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_bad_settings_are_refused_before_anything_is_made(run, small_config):
+    bad = {"iterations": -5, "num_tasks": 0, "discount": 2.0, "clip": 0.0, "learning_rate": float("nan"), "layers": (8, 0)}
+    with pytest.raises(ValueError, match=r"^RL2Config: ") as found:
+        meta_train(dataclasses.replace(run, config=small_config("rl2", **bad)), console=SILENT)
+    said = set(str(found.value).removeprefix("RL2Config: ").split("; "))
+    assert said == {
+        "iterations is -5, expected at least 1", "num_tasks is 0, expected at least 1", "discount is 2.0, expected at most 1",
+        "clip is 0.0, expected a number above 0",
+        "learning_rate is nan, expected a finite number that is not negative", "layers is (8, 0), expected whole numbers of at least 1",
+    }  # fmt: skip
+    for settings, message in (({"threads": 0}, "threads is 0, expected at least 1"), ({"device": "gpu"}, "no device is called 'gpu'")):
+        with pytest.raises(ValueError, match=message):
+            meta_train(run, console=SILENT, **settings)
+    with pytest.raises(ValueError, match="seed is -1"):
+        meta_train(dataclasses.replace(run, seed=-1), console=SILENT)
+    assert not run.out.exists()
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_two_trainings_at_once_do_not_share_a_folder(run):
+    run.out.mkdir()
+    with train.alone_in(run.out), pytest.raises(ValueError, match="another training is writing to"):
+        meta_train(run, console=SILENT)
+    assert not list(run.out.iterdir())
+    meta_train(run, console=SILENT)

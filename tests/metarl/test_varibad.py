@@ -42,7 +42,7 @@ def rollout_of(algorithm, adapter=None):
     task = EndsNearby()
     env = BatchedEnv(task, 3, 2, seed=5)
     env.set_tasks(task.custom([{"goal_x": 0.2, "goal_y": 0.2}, {"goal_x": 0.5, "goal_y": -0.5}, {"goal_x": -0.3, "goal_y": 0.0}]))
-    return collect(env, adapter or algorithm.adapter(3, 2, training=True))
+    return collect(env, adapter or algorithm.adapter(3, 2, training=True), explore=True)
 
 
 def said(reward, valid=None, obs_size=2, action_size=2):

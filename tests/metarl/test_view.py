@@ -42,7 +42,7 @@ def test_film_of_two_arms_in_pybullet(tmp_path, monkeypatch):
     task = tasks.make("arm_reach")
     monkeypatch.setattr(type(task), "horizon", 8)  # decisions of 0.02 s; pictures are 0.04 s apart
     env = view.environment(task, "pybullet", task.sample(2), 0, [].append)
-    view.film(env, RandomAdapter(env, 0), tmp_path / "film.mp4", 1)
+    view.film(env, RandomAdapter(env, 0), True, tmp_path / "film.mp4", 1)
     env.close()
     size = (2 * view.PANEL[0], view.PANEL[1] + view.CAPTION)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(tmp_path / "film.mp4"), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
@@ -79,11 +79,11 @@ def test_pictures_of_different_sizes_show_the_same(monkeypatch):
 def test_who_acts(small_algorithm, tmp_path):
     task = tasks.make("point_navigation")
     env = view.environment(task, "", task.sample(1), 0, [].append)
-    assert isinstance(view.actor(env, "", 0), RandomAdapter)
-    assert isinstance(view.actor(env, "auto", 0), RandomAdapter), "the zoo has MAML of this task, and no RL²"
+    assert isinstance(view.actor(env, "", 0)[0], RandomAdapter)
+    assert isinstance(view.actor(env, "auto", 0)[0], RandomAdapter), "the zoo has MAML of this task, and no RL²"
     path = tmp_path / "x.safetensors"
     meta_parameters.save(path, small_algorithm("rl2"), "rl2", 0)
-    assert view.actor(env, str(path), 0).act(env.reset()).shape == (1, 1, 2)
+    assert view.actor(env, str(path), 0)[0].act(env.reset()).shape == (1, 1, 2)
     with pytest.raises(ValueError, match="is of the task 'arm_slide', expected 'point_navigation'"):
         view.actor(env, "zoo:arm_slide/rl2", 0)
 

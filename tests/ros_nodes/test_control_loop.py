@@ -75,7 +75,7 @@ def test_strikes_are_exactly_those_of_collect(simulator, explore):
     env = BatchedEnv(task, 1, 1, simulator, 1, seed=3)
     env.set_tasks(hidden)
     here, there = Learner(task.spec), Learner(task.spec)
-    rollout = collect(env, here, explore=lambda episode: explore)
+    rollout = collect(env, here, explore=explore)
     env.close()
     log = run_trial(task, hidden, simulator, ControlLoop(task, there, explore), seed=3)
     assert there.calls == here.calls == ["act", "observe", "adapt"] * 5
@@ -93,7 +93,7 @@ def test_a_fast_control_loop_is_that_of_collect(monkeypatch):
     env = BatchedEnv(task, 1, 1, "mujoco", 1, seed=3)
     env.set_tasks(hidden)
     rollout = collect(env, Learner(task.spec))
-    log = run_trial(task, hidden, "mujoco", ControlLoop(task, Learner(task.spec), True), seed=3)
+    log = run_trial(task, hidden, "mujoco", ControlLoop(task, Learner(task.spec), False), seed=3)
     assert [truncated for *_, truncated in log] == ([False] * 14 + [True]) * 2
     torch.testing.assert_close(torch.stack([action for action, *_ in log]), rollout.action.view(30, 7), rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.tensor([reward for _, reward, *_ in log]), rollout.reward.view(30), rtol=0, atol=1e-5)

@@ -113,7 +113,7 @@ def without_ros(file, task, simulator, index, episodes):
     env = BatchedEnv(task, 1, 1, simulator, 1, seed=0)
     env.set_tasks(task.sample(1, "iid", start=index))
     trace = Trace(env, episodes)
-    rollout = collect(env, algorithm.adapter(1), episodes, lambda episode: algorithm.noise_to_adapt, trace)
+    rollout = collect(env, algorithm.adapter(1), episodes, algorithm.noise_to_adapt, trace)
     env.close()
     return rollout.reward[0, 0], trace.error[0, 0]
 

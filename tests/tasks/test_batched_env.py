@@ -8,6 +8,7 @@ from metarl import tasks
 from metarl.tasks.arm_reach import ArmReach
 from metarl.tasks.batched_env import BatchedEnv
 from metarl.tasks.parameters import Param
+from metarl.tasks.point_navigation import PointNavigation
 from metarl.tasks.task import Task
 
 
@@ -245,3 +246,22 @@ def test_step_moves_between_devices_as_one():
     env.reset()
     step = env.step(torch.zeros(1, 1, 1)).to("meta")
     assert {part.device.type for part in vars(step).values()} == {"meta"}
+
+
+@pytest.mark.parametrize(("method", "wrong", "said"), [
+    ("reward", lambda self, readings, action, after: torch.tensor(1.0), r"Wrong.reward gave shape \(\), expected \(4,\) for 4 simulations"),
+    ("observation", lambda self, readings: readings["pos"][:, :1], r"Wrong.observation gave shape \(4, 1\), expected \(4, 2\)"),
+    ("terminated", lambda self, readings: torch.zeros(4, 1, dtype=torch.bool), r"Wrong.terminated gave shape \(4, 1\), expected \(4,\)"),
+])  # fmt: skip
+def test_a_task_that_gives_the_wrong_shape_is_named(method, wrong, said):
+    task = type("Wrong", (PointNavigation,), {method: wrong})()
+    env = BatchedEnv(task, 2, 2)
+    env.set_tasks(task.sample(2))
+    with pytest.raises(ValueError, match=said):
+        env.reset()
+        env.step(torch.zeros(2, 2, 2))
+
+
+def test_no_tasks_are_no_environment():
+    with pytest.raises(ValueError, match="num_tasks is 0 and num_robots 1, expected at least 1 of each"):
+        BatchedEnv(PointNavigation(), 0)

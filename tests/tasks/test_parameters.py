@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -233,8 +234,14 @@ def test_task_files_in_a_folder_of_ones_own(tmp_path, monkeypatch):
     assert tasks.make("straight_line").spec.horizon == 7
     with pytest.raises(ValueError, match=r"no folder of task files .*absent"):
         tasks.add_folder(tmp_path / "absent")
-    with pytest.raises(ValueError, match=r"holds straight_line: metarl.tasks has that already"):
-        tasks.add_folder(tmp_path)
+    tasks.add_folder(tmp_path)  # once more: nothing changes
+    assert tasks.names().count("straight_line") == 1
+    shutil.copytree(tmp_path, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"holds straight_line: a task file of that name is known already"):
+        tasks.add_folder(tmp_path / "other")
+    (tmp_path / "broken_line.py").write_text("def (")
+    with pytest.raises(ImportError, match=r"the task file broken_line.py cannot be read: SyntaxError: .*line 1"):
+        tasks.make("broken_line")
 
 
 def test_folders_named_by_the_environment(tmp_path):
