@@ -55,8 +55,9 @@ PRESETS["maml", "arm_slide"] = {
 }  # fmt: skip
 PRESETS["maml", "point_navigation"] = PRESETS["fomaml", "point_navigation"] = {"iterations": 30}
 PRESETS["promp", "point_navigation"] = {"iterations": 30, "learning_rate": 3e-3}
-# PPO as for RL²
-PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"iterations": 200}
+# PPO as for RL²; the weight of KL and the encoder's rate are those of VariBAD's code
+PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
+PRESETS["varibad", "point_navigation_semicircle"] = _RECURRENT["point_navigation_semicircle"]
 
 
 def config_for(algorithm: str, task: str) -> Any:
