@@ -68,7 +68,10 @@ def tree_urdf(model: mujoco.MjModel, root: int, velocity_limits: Mapping[str, fl
         if body != root or joints:
             _add_joints(robot, model, body, joints, velocity_limits or {})
         link = xml.SubElement(robot, "link", name=_body_name(model, body))
-        _add_inertial(link, float(model.body_mass[body]), model.body_inertia[body], model.body_ipos[body], model.body_iquat[body])
+        frame = (model.body_ipos[body], model.body_iquat[body])
+        if body == root and not joints and not is_free(model, root):
+            frame = (np.zeros(3), np.array([1.0, 0, 0, 0]))  # it never moves; Bullet computes weights as if the world were turned like its inertia
+        _add_inertial(link, float(model.body_mass[body]), model.body_inertia[body], *frame)
         for geom in np.flatnonzero(model.geom_bodyid == body):
             _add_shapes(link, model, int(geom))
     xml.indent(robot)
