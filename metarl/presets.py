@@ -57,7 +57,7 @@ PRESETS["maml", "point_navigation"] = PRESETS["fomaml", "point_navigation"] = {"
 PRESETS["promp", "point_navigation"] = {"iterations": 30, "learning_rate": 3e-3}
 # PPO as for RL²; the weight of KL and the encoder's rate are those of VariBAD's code
 PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
-PRESETS["varibad", "point_navigation_semicircle"] = _RECURRENT["point_navigation_semicircle"]
+PRESETS["varibad", "point_navigation_semicircle"] = _RECURRENT["point_navigation_semicircle"] | {"vae_trials": 32, "num_decoded": 60}
 
 
 def config_for(algorithm: str, task: str) -> Any:

@@ -250,14 +250,18 @@ class VariBAD(TrialPPO):
         """Train encoder and decoders on trials of the buffer; returns what to log."""
         logs = dict[str, float]()
         for _ in range(self.config.vae_updates):
-            likelihood, kl = self.elbo(self.buffer.draw(self.config.vae_trials, self.generator))
-            loss = (self.config.kl_weight * kl - likelihood) / self.buffer.valid.shape[1]
+            loss, logs = self.inference_loss(self.buffer.draw(self.config.vae_trials, self.generator))
             self.vae_optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.inference, self.config.max_gradient_norm)
             self.vae_optimizer.step()
-            logs = {"log_likelihood": likelihood.item(), "kl_of_beliefs": kl.item()}
         return logs
+
+    def inference_loss(self, said: Trials) -> tuple[Tensor, dict[str, float]]:
+        """-ELBO per decision, and what to log of it."""
+        likelihood, kl = self.elbo(said)
+        loss = (self.config.kl_weight * kl - likelihood) / said.valid.shape[1]
+        return loss, {"log_likelihood": likelihood.item(), "kl_of_beliefs": kl.item()}
 
     def elbo(self, said: Trials) -> tuple[Tensor, Tensor]:
         """The two parts of ELBO_t, means over all trials and t: log p of the whole trial, but for a constant, and KL to the previous belief."""

@@ -83,6 +83,14 @@ def test_elbo_by_hand_past_and_future():
     assert kl.item() == pytest.approx((0 + 0.5 * 1 + 0.5 * 4) / 3, abs=1e-6)  # to N(0, I) the last would be 4.5
 
 
+def test_one_kl_weighs_beta_against_the_sum_over_all_decisions():
+    algorithm = believing(small(kl_weight=0.3), torch.tensor([[0.0, 1.0, 3.0]]), torch.zeros(1, 3))
+    algorithm.reward_decoder = lambda latent, decision: torch.zeros(*latent.shape[:2], decision.shape[1], 1)
+    loss, _ = algorithm.inference_loss(said(torch.tensor([[1.0, 2.0]])))
+    # log p is -(1 + 4) / 2 for each belief, KL (0 + 0.5 + 2) / 3 on average; both per decision
+    assert loss.item() == pytest.approx((0.3 * 2.5 / 3 + 2.5) / 2, abs=1e-6)
+
+
 def test_doubt_costs_likelihood_as_it_should():
     """With m ~ N(1, 1), r = 2 has E log p = -(variance + bias²) / 2 = -1: the latent is drawn, and not its mean taken."""
     n = 20_000
