@@ -85,6 +85,11 @@ def add_torsion(spec):
         body.add_geom(name=name, size=[0.1, 0, 0], condim=4)
 
 
+def add_lossy_tendon(spec):
+    tendon = spec.add_tendon(name="band", damping=[1.0, 0, 0])
+    tendon.wrap_joint("panda_finger_joint1", 1.0)
+
+
 def add_mixture(spec):
     body = spec.worldbody.add_body(name="mixture")
     body.add_freejoint()
@@ -112,6 +117,7 @@ def add_equality(spec):
         (add_sensor, "sensor 'shake' is a gyro .*PyBullet measures jointpos, jointvel, framepos"),
         (add_relative_sensor, "sensor 'apart' is a framepos"),
         (add_torsion, "geom 'one' has condim 4"),
+        (add_lossy_tendon, "tendon 'band' is more than a spring between joints"),
         (add_mixture, "shapes of 'wall' and 'mixture' touch in different ways|shapes of 'mixture' and 'wall' touch in different ways"),
         (add_vehicle, "body 'vehicle' floats and has joints"),
         (add_equality, "the model has 1 equality constraints"),
