@@ -55,6 +55,12 @@ PRESETS["maml", "arm_slide"] = {
 }  # fmt: skip
 PRESETS["maml", "point_navigation"] = PRESETS["fomaml", "point_navigation"] = {"iterations": 30}
 PRESETS["promp", "point_navigation"] = {"iterations": 30, "learning_rate": 3e-3}
+# a sparse reward is met only by large noise
+PRESETS["promp", "point_navigation_semicircle"] = {"iterations": 60, "learning_rate": 3e-3, "action_scale": 1.0}
+PRESETS["maml", "bandit_n10_k5"] = {
+    "num_tasks": 512, "num_robots": 1, "iterations": 60, "layers": (), "credit": "returns",
+    "learn_inner_lr": True, "inner_lr": 1.0, "max_kl": 0.02, "discount": 1.0,
+}  # fmt: skip
 # PPO as for RL²; the weight of KL and the encoder's rate are those of VariBAD's code
 PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
 PRESETS["varibad", "point_navigation_semicircle"] = _RECURRENT["point_navigation_semicircle"] | {"vae_trials": 32, "num_decoded": 60}
