@@ -185,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = tyro.cli(Demo, args=arguments, prog="python -m metarl.ros_nodes.demo")
     errors = Console(stderr=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the graph is ended as well
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started this in the background, with Ctrl-C ignored
     try:
         results = show(demo, check(demo), Console())
     except KeyboardInterrupt:

@@ -19,7 +19,13 @@ LINKED = ("robots", "tasks", "ros_nodes")  # folders of the top level that are i
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "dist", "install", "log", "runs", "*.egg-info", "__pycache__")
 
 ROS_MESSAGES = ("diagnostic_msgs", "geometry_msgs", "sensor_msgs", "std_msgs", "std_srvs", "trajectory_msgs")
-INSTALLED_BY = {"PIL": "pillow", "rclpy": "ros-rclpy", "builtin_interfaces": "ros-rclpy", **dict.fromkeys(ROS_MESSAGES, "ros-common-interfaces")}
+INSTALLED_BY = {
+    "PIL": "pillow",
+    "dm_env": "dm-env",
+    "rclpy": "ros-rclpy",
+    "builtin_interfaces": "ros-rclpy",
+    **dict.fromkeys(ROS_MESSAGES, "ros-common-interfaces"),
+}
 ROS_ALONE = {"launch", "launch_ros"}  # come with an installation of ROS, which is what reads launch files
 
 build = "from setuptools import build_meta; import sys; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"

@@ -1,6 +1,7 @@
 """Every command and every piece of Python in the README runs, the long ones at a small size. Blocks marked `console` need an installed ROS."""
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -54,7 +55,9 @@ def write_files(folder: Path) -> None:
 def run(line: str) -> None:
     words = shlex.split(line, comments=True)
     small = next((shlex.split(extra) for start, extra in SMALL.items() if line.startswith(start)), [])
-    if words[0] == "metarl":
+    if line.startswith("metarl view"):  # MuJoCo reads how to draw when it is imported, which these tests have done
+        subprocess.run([sys.executable, "-m", "metarl.cli", *words[1:], *small], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    elif words[0] == "metarl":
         again = ["--config.iterations", "2"] if "--resume" in words else []
         cli.main([*words[1:], *small, *again])
     elif words[:2] == ["pip", "install"]:
