@@ -6,12 +6,14 @@ Nothing here imports a simulator: the ROS 2 nodes read the same numbers as the p
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import mujoco
+    import torch
     from torch import Tensor
 
 Vec = tuple[float, ...]
@@ -111,7 +113,15 @@ class ArmSpec(ServoSpec):
     def qpos_range(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper position limits, each (J,), with the dtype and device of `like`."""
         low, high = zip(*self.qpos_limits, strict=True)
-        return like.new_tensor(low), like.new_tensor(high)
+        return constant(low, like.dtype, like.device), constant(high, like.dtype, like.device)
+
+
+@functools.cache
+def constant(numbers: Vec, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The numbers as a tensor that nobody may change: it is made once."""
+    import torch  # here, because the process that guards the motors needs this file and nothing of torch
+
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def interpolate(trajectory: JointTrajectory, start_qpos: Tensor, substeps: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metarl.robots.spec import JointTrajectory
+from metarl.robots.spec import JointTrajectory, constant
 from metarl.tasks.parameters import Param
 from metarl.tasks.sensing import hand_eye
 from metarl.tasks.task import Readings, Task, Values
@@ -104,7 +104,7 @@ class ArmReach(Task):
     def command(self, action: Tensor, readings: Readings) -> JointTrajectory:
         robot = self.arm
         low, high = robot.qpos_range(action)
-        step = action * action.new_tensor(robot.qvel_limits) * (SPEED * self.decision_dt)
+        step = action * constant(robot.qvel_limits, action.dtype, action.device) * (SPEED * self.decision_dt)
         qpos = (readings["command_qpos"] + step).clamp(low, high)
         return JointTrajectory(qpos.unsqueeze(-2), torch.zeros_like(qpos).unsqueeze(-2), self.decision_dt)
 

@@ -80,7 +80,9 @@ class BatchedEnv:
     sensed: Readings
     obs: Tensor  # (N, O)
     active: Tensor  # (N,) bool: the episode is still running
-    late: tuple[Tensor, Tensor, int] | None  # whole ticks (N,) and parts (2, N, 1) of a tick by which commands are late, and the longest
+    late: (
+        tuple[Tensor, Tensor, Tensor, int] | None
+    )  # rows (N,) of the newer and the older command that frame the late one, its part of the way (N, 1), and how far back all reach
     commands: list[Tensor]  # (N, J) or (N, U) each, latest first, as far back as the longest delay
 
     @property
@@ -175,7 +177,7 @@ class BatchedEnv:
         if tuple(action.shape) != expected:
             raise ValueError(f"action has shape {tuple(action.shape)}, expected (tasks, robots, actions) = {expected}")
         flat = action.detach().to("cpu", torch.float32).reshape(self.num_sims, -1)
-        if not bool(flat.isfinite().all()):
+        if not math.isfinite(float(flat.sum())) and not bool(flat.isfinite().all()):
             robot = int((~flat.isfinite().all(-1)).nonzero()[0, 0])
             raise ValueError(f"action of robot {robot} is not finite: {flat[robot].tolist()}")
         return flat
@@ -189,18 +191,18 @@ class BatchedEnv:
             del self.commands[1:]
             return command
         late = self._late(self.delay / (self.task.decision_dt if isinstance(command, Controls) else command.dt))
-        return Controls(late) if isinstance(command, Controls) else JointTrajectory(late.unsqueeze(1), command.qvel, command.dt)
+        return Controls(late) if isinstance(command, Controls) else command._replace(qpos=late.unsqueeze(1))
 
     def _late(self, steps: Tensor) -> Tensor:
         """The command `steps` (N,) ticks ago, between the two that frame it."""
         if self.late is None:
-            whole = steps.floor().long()
-            self.late = whole, torch.stack([1 - (steps - whole), steps - whole]).unsqueeze(-1), int(steps.max().ceil()) + 1
-        whole, part, depth = self.late
+            whole, depth, rows = steps.floor().long(), int(steps.max().ceil()) + 1, torch.arange(self.num_sims)
+            newer, older = (self.num_sims * ticks + rows for ticks in (whole, (whole + 1).clamp(max=depth)))
+            self.late = newer, older, (steps - whole).unsqueeze(-1), depth
+        newer, older, part, depth = self.late
         del self.commands[depth + 1 :]
-        history = torch.stack(self.commands + [self.commands[-1]] * (depth + 1 - len(self.commands)))
-        rows = torch.arange(self.num_sims)
-        return history[whole, rows] * part[0] + history[(whole + 1).clamp(max=depth), rows] * part[1]
+        history = torch.cat(self.commands + [self.commands[-1]] * (depth + 1 - len(self.commands)))
+        return torch.lerp(history.index_select(0, newer), history.index_select(0, older), part)
 
     def _take(self, measured: Readings, last_action: Tensor, held: Tensor | None = None) -> None:
         """New readings, what is sensed of them, and the observation; robots `held` keep their last ones."""
