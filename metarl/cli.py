@@ -196,7 +196,7 @@ class Demo(Command):
         console.rule("MuJoCo: five strikes at objects that the arm has never met")
         evaluation = evaluate_files((DEMO_FILE,), (), (), "iid", DEMO_SIMULATOR, self.num_tasks, None, None, 0, 0, console)
         report(evaluation, console, self.out / "adaptation.png", self.out / "scores.json")
-        write_json(self.json, json.loads(evaluation.to_json()))
+        write_text(self.json, evaluation.to_json())
         if self.film:
             from metarl.video import film
 
@@ -238,9 +238,8 @@ class View(Command):
         from metarl import tasks
 
         console = plain_console()
-        names = [self.task] if self.task else tasks.names()
-        known = [tasks.make(name) for name in names]
-        filmed = bool(self.task) and "analytic" not in known[0].simulators
+        task = tasks.make(self.task) if self.task else None
+        filmed = task is not None and "analytic" not in task.simulators
         out = self.out or Path("runs/view") / f"{self.task or 'all'}{'.mp4' if filmed else '.png'}"
         if out.suffix not in (".mp4", ".png") or (out.suffix == ".mp4" and not filmed):
             raise ValueError(f"{out} cannot be made: expected a name that ends in .png{' or .mp4' if filmed else ''}")
@@ -250,13 +249,13 @@ class View(Command):
             prepare_video()
         from metarl import view
 
-        if not self.task:
+        if task is None:
             with console.status("drawing") as status:
-                view.contact_sheet(names, out, status.update)
+                view.contact_sheet(tasks.names(), out, status.update)
         else:
-            batch = known[0].sample(1 if shows_live else self.num_tasks, self.split, self.seed, self.index)
+            batch = task.sample(1 if shows_live else self.num_tasks, self.split, self.seed, self.index)
             with console.status(f"drawing {self.task}"):
-                view.show(known[0], batch, out, self.simulator, self.file, self.episodes, self.seed, shows_live, console.print)
+                view.show(task, batch, out, self.simulator, self.file, self.episodes, self.seed, shows_live, console.print)
         if not shows_live:
             console.print(f"{'film' if out.suffix == '.mp4' else 'picture'}: {out}")
 
@@ -302,13 +301,12 @@ def evaluate_files(
 
 def report(evaluation: Evaluation, console: Console, plot: Path | None, file: Path | None) -> None:
     """Print the tables, and write picture and figures where they are wanted."""
-    from metarl.meta_parameters import write_atomically
     from metarl.report import plot as draw
     from metarl.report import show
 
     show(evaluation, console)
     if file:
-        write_atomically(file, evaluation.to_json().encode())
+        write_text(file, evaluation.to_json())
         console.print(f"figures: {file}")
     if plot:
         draw(evaluation, plot)
@@ -343,10 +341,15 @@ def check_writable(path: Path | None) -> None:
 
 def write_json(path: Path | None, value: Any) -> None:
     """Write figures where they are wanted."""
+    write_text(path, json.dumps(value, indent=1))
+
+
+def write_text(path: Path | None, text: str) -> None:
+    """Write a file where one is wanted."""
     if path is not None:
         from metarl.meta_parameters import write_atomically
 
-        write_atomically(path, json.dumps(value, indent=1).encode())
+        write_atomically(path, text.encode())
 
 
 # ---- parsing ----------------------------------------------------------------------------------------------------------------

@@ -199,10 +199,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the system, whatever ends this process
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the system, whatever ends this process
+        except BlockingIOError:
+            raise ValueError(f"another training is writing to {folder}: wait for it, or choose another --out") from None
         yield
-    except BlockingIOError:
-        raise ValueError(f"another training is writing to {folder}: wait for it, or choose another --out") from None
     finally:
         os.close(handle)
 

@@ -77,23 +77,11 @@ class Rows:
 
 
 @dataclass
-class Trials(Rows):
+class Trials(Rows, Step):
     """Rollouts as N = M R sequences of T = K H decisions, the valid ones first, in order: held steps never reach a network.
 
-    Attributes:
-        obs, next_obs: (N, T, O) as the world said them.
-        action: (N, T, A).
-        reward: (N, T).
-        terminated, truncated, valid: (N, T) bool.
+    The fields of `Step`, with (N, T) in place of (M, R).
     """
-
-    obs: Tensor
-    action: Tensor
-    reward: Tensor
-    next_obs: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    valid: Tensor
 
 
 def valid_first(rollout: Rollout) -> Tensor:
@@ -158,7 +146,7 @@ class TrialNetwork(nn.Module):
         self.value = mlp([spec.obs_size + memory_size + num_params + 1, *layers, 1])
         self.return_normalizer = Normalizer(1)
 
-    def transition(self, step: Step | Trials, task: Tensor) -> Tensor:
+    def transition(self, step: Step, task: Tensor) -> Tensor:
         """(..., I) what the memory takes in of decisions."""
         told = [task] if self.privileged else []
         signals = [self.reward_normalizer(step.reward.unsqueeze(-1)), step.terminated.unsqueeze(-1), step.truncated.unsqueeze(-1)]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import imageio
@@ -81,17 +82,24 @@ def film(
     task = tasks.make(algorithm.spec.task)
     env, drawn_by = env_that_draws(task, simulator, task.sample(1, split, seed, start=index), seed, size, say)
     name = meta_parameters.read(file)[0].algorithm
+    with closing(env), film_file(out) as write:
+        picture = Film(env, f"{name}, {task.name}, {drawn_by}", write, size)
+        assert isinstance(env.simulator, RobotSimulator)  # whatever draws, has a robot
+        env.simulator.on_frame = picture.on_frame
+        collect(env, algorithm.adapter(1), episodes, algorithm.noise_to_adapt, picture.on_step)
+
+
+@contextmanager
+def film_file(out: Path) -> Iterator[Callable[[Picture], None]]:
+    """Pictures that are written inside become an MP4, which is there when it is whole, and not before."""
+    meta_parameters.check_writable(out)
     unfinished = out.with_name(f".{out.name}.unfinished.mp4")
     try:
         with imageio.get_writer(unfinished, fps=FRAMES_PER_SECOND) as writer:
-            picture = Film(env, f"{name}, {task.name}, {drawn_by}", writer.append_data, size)
-            assert isinstance(env.simulator, RobotSimulator)  # whatever draws, has a robot
-            env.simulator.on_frame = picture.on_frame
-            collect(env, algorithm.adapter(1), episodes, algorithm.noise_to_adapt, picture.on_step)
+            yield writer.append_data
         os.replace(unfinished, out)
     finally:
         unfinished.unlink(missing_ok=True)
-        env.close()
 
 
 def env_that_draws(task: Task, simulator: str, batch: TaskBatch, seed: int, size: tuple[int, int], say: Callable[[str], None]) -> tuple[BatchedEnv, str]:

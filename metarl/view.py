@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import textwrap
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
-import imageio
 import numpy as np
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
@@ -25,7 +24,7 @@ from metarl.tasks.parameters import TaskBatch
 from metarl.tasks.simulators.mujoco import MujocoSimulator
 from metarl.tasks.simulators.simulator import RobotSimulator
 from metarl.tasks.task import Task
-from metarl.video import FRAMES_PER_SECOND, Picture, env_that_draws
+from metarl.video import FRAMES_PER_SECOND, Picture, env_that_draws, film_file
 
 PANEL = (480, 368)  # width and height in pixels of each task's picture, multiples of 16 as films want them
 CAPTION = 112  # pixels below it
@@ -52,24 +51,20 @@ def show(
     Raises:
         ValueError: `file` is of another task, or nothing can draw this one here.
     """
-    env = BatchedEnv(task, len(batch), simulator=simulator, num_threads=1, seed=seed) if live else environment(task, simulator, batch, seed, say)
-    env.set_tasks(batch)
-    try:
+    with closing(environment(task, simulator, batch, seed, say, draws=not live)) as env:
         if live:
             window(env, *actor(env, file, seed), episodes)
         elif out.suffix == ".mp4":
             film(env, *actor(env, file, seed), out, episodes)
         else:
             picture(env, out)
-    finally:
-        env.close()
 
 
-def environment(task: Task, simulator: str, batch: TaskBatch, seed: int, say: Callable[[str], None]) -> BatchedEnv:
-    """One robot in each task, in a simulator that can draw it here; a task that is computed needs none."""
-    if "analytic" not in task.simulators:
+def environment(task: Task, simulator: str, batch: TaskBatch, seed: int, say: Callable[[str], None], draws: bool = True) -> BatchedEnv:
+    """One robot in each task, where it `draws` in a simulator that can do so here; a task that is computed needs none."""
+    if draws and "analytic" not in task.simulators:
         return env_that_draws(task, simulator, batch, seed, PANEL, say)[0]
-    env = BatchedEnv(task, len(batch), seed=seed)
+    env = BatchedEnv(task, len(batch), simulator=simulator, num_threads=1, seed=seed)
     env.set_tasks(batch)
     return env
 
@@ -99,16 +94,9 @@ def film(env: BatchedEnv, adapter: Adapter, explore: bool, out: Path, episodes: 
     """
     if not isinstance(env.simulator, RobotSimulator):
         raise ValueError(f"{env.task.name} has no scene to film: it is computed, not simulated")
-    meta_parameters.check_writable(out)
-    unfinished = out.with_name(f".{out.name}.unfinished.mp4")
-    try:
-        with imageio.get_writer(unfinished, fps=FRAMES_PER_SECOND) as writer:
-            env.simulator.on_frame = lambda simulator: writer.append_data(side_by_side(env))
-            collect(env, adapter, episodes, explore)
-        os.replace(unfinished, out)
-    finally:
-        env.simulator.on_frame = None
-        unfinished.unlink(missing_ok=True)
+    with film_file(out) as write:
+        env.simulator.on_frame = lambda simulator: write(side_by_side(env))
+        collect(env, adapter, episodes, explore)
 
 
 def picture(env: BatchedEnv, out: Path) -> None:

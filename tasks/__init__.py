@@ -18,27 +18,9 @@ from metarl.tasks.parameters import SPLITS, Param, TaskBatch
 from metarl.tasks.task import Task
 
 _NOT_TASKS = {
-    "appliances",
-    "chores",
-    "batched_env",
-    "gymnasium",
-    "kitchen_rules",
-    "parameters",
-    "rewards",
-    "sensing",
-    "grasp",
-    "shapes",
-    "simulators",
-    "strike",
-    "task",
-    "track",
-    "wind",
-    "experts",
-    "locomotion",
-    "half_cheetah",
-    "rand_params",
-    "dm_env",
-}
+    "appliances", "batched_env", "chores", "dm_env", "experts", "grasp", "gymnasium", "half_cheetah", "kitchen_rules", "locomotion", "parameters",
+    "rand_params", "rewards", "sensing", "shapes", "simulators", "strike", "task", "track", "wind",
+}  # fmt: skip
 
 __all__ = ["SPLITS", "Param", "Task", "TaskBatch", "add_folder", "make", "names"]
 

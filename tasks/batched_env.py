@@ -80,9 +80,8 @@ class BatchedEnv:
     sensed: Readings
     obs: Tensor  # (N, O)
     active: Tensor  # (N,) bool: the episode is still running
-    late: (
-        tuple[Tensor, Tensor, Tensor, int] | None
-    )  # rows (N,) of the newer and the older command that frame the late one, its part of the way (N, 1), and how far back all reach
+    # rows (N,) of the newer and the older command that frame the late one, its part of the way (N, 1), and how far back all reach
+    late: tuple[Tensor, Tensor, Tensor, int] | None
     commands: list[Tensor]  # (N, J) or (N, U) each, latest first, as far back as the longest delay
 
     @property
