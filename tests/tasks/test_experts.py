@@ -65,7 +65,7 @@ def test_flying_needs_the_task(of):
     reached = told[100:].mean()  # the first second goes into getting there, gusts and motor lags leave some millimetres
     print(f"last second: told {reached:.3f}, wrong {wrong[100:].mean():.3f}")
     print("return: told {:.1f}, wrong {:.1f}, random {:.1f}".format(*(rewards.sum(0).mean() for rewards in (told, wrong, random))))
-    possible = 0.97  # what 4 mm from the target earn
+    possible = 0.945  # what 4 mm from the target earn
     assert reached > 0.9 * possible
     assert (told - wrong).sum(0).mean() > 0.2 * (told - random).sum(0).mean()
 

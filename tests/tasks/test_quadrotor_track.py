@@ -73,7 +73,7 @@ def test_reward_and_end():
     task = tasks.make("quadrotor_track")
     distance = torch.tensor([0.0, 0.1, 2.9, 3.1])
     readings = {"pos": torch.stack([distance, 0 * distance, 0 * distance], -1), "target_pos": torch.zeros(4, 3)}
-    expected = [1 - 0.5 * (math.tanh(d) + math.tanh(15 * d)) for d in distance.tolist()]
+    expected = [1 - (math.tanh(d) + 2 * math.tanh(20 * d)) / 3 for d in distance.tolist()]
     assert task.reward(readings, torch.zeros(4, 4), readings).tolist() == pytest.approx(expected, abs=1e-6)
     assert task.terminated(readings).tolist() == [False, False, False, True]
     assert task.success(readings).tolist() == [True, False, False, False]
