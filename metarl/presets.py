@@ -39,8 +39,8 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "hidden_size": 64, "learning_rate": 3e-3, "max_kl": 0.05, "entropy_bonus": 0.0,
     },
     "car_track": {
-        "num_tasks": 96, "iterations": 110, "discount": 0.98, "minibatches": 8, "epochs": 5, "initial_std": 0.35,
-        "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05, "entropy_bonus": 0.0,
+        "num_tasks": 128, "iterations": 110, "discount": 0.98, "minibatches": 8, "epochs": 5, "initial_std": 0.35,
+        "hidden_size": 64, "learning_rate": 3e-3, "max_kl": 0.05, "entropy_bonus": 0.0,
     },
     "point_navigation_semicircle": {"num_tasks": 128, "iterations": 200, "minibatches": 4, "epochs": 4, "hidden_size": 64},
 }  # fmt: skip

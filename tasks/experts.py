@@ -10,12 +10,15 @@ from torch import Tensor
 
 from metarl.robots import car, quadrotor
 from metarl.robots.kinematics import rotation_from_wxyz
-from metarl.tasks import track, wind
-from metarl.tasks.car_track import PATCH_HALF
+from metarl.tasks import car_track, track, wind
 from metarl.tasks.quadrotor_track import TURBULENCE
 from metarl.tasks.task import Readings, Values
 
 GRAVITY = 9.81  # m/s²
+CAR_MASS = car.CHASSIS_MASS + 4 * car.WHEEL_MASS + 2 * car.KNUCKLE_MASS  # kg
+DRIVE_FORCE = 4 * car.DRIVE_TORQUE / car.WHEEL_RADIUS  # N
+SERVO_LAG = 0.04  # s, of the steering and of half a decision
+RETURN_RATE = 6.0  # rad/s, of the car to the middle of the track
 MAX_PULL = 6.0  # m/s², towards the target
 POSITION_PART, POSITION_DAMPING = 0.18, 1.7  # of the quadrotor's position loop: its speed over that of the tilt; twice its damping ratio
 
@@ -56,26 +59,44 @@ def fly(readings: Readings, told: Values) -> Tensor:
 
 
 def drive(readings: Readings, told: Values, grip_used: float = 0.75) -> Tensor:
-    """(N, 2) actions of car_track: the fastest speed at which bends ahead take `grip_used` of the friction, and pursuit of a point ahead."""
+    """(N, 2) actions of car_track: the fastest speed at which bends ahead and the wind take `grip_used` of the friction, in the middle of the track."""
     braking_used, horizon, spacing = 0.5, 3.0, 0.2  # part of the friction; m
-    course, pos = readings["track"], readings["car_pos"]
+    course, turning = readings["track"], readings["car_angvel"][:, 2]
+    # where it will be when this command acts
+    late = told["delay"] + SERVO_LAG
     turned = rotation_from_wxyz(readings["car_quat"])
-    yaw = torch.atan2(turned[:, 1, 0], turned[:, 0, 0])
-    speed = readings["car_linvel"][:, :2].norm(dim=-1)
+    now = torch.atan2(turned[:, 1, 0], turned[:, 0, 0])
+    velocity = readings["car_linvel"][:, :2]
+    half = 0.5 * late * turning  # the arc's chord
+    cos, sin = half.cos(), half.sin()
+    step = torch.stack([cos * velocity[:, 0] - sin * velocity[:, 1], sin * velocity[:, 0] + cos * velocity[:, 1]], -1)
+    pos, yaw = readings["car_pos"][:, :2] + late.unsqueeze(-1) * step, now + late * turning
+    speed = velocity.norm(dim=-1)
     angle = track.angle_of(pos)
 
     distances = tuple(spacing * (i + 1) for i in range(round(horizon / spacing)))
     ahead = torch.cat([angle.unsqueeze(-1), track.ahead(course, angle, distances)], -1)
+    bend, way = track.curvature(course, ahead), track.direction(course, ahead)
+    blowing = wind.gusty(wind.mean_wind(told["wind_speed"], told["wind_angle"]), readings["gust"], car_track.TURBULENCE)
+    mass = CAR_MASS + told["payload"]
+    push = wind.drag(blowing, readings["car_linvel"], car_track.DRAG_AREA) / mass.unsqueeze(-1)
+    aside = push[:, 1:2] * way.cos() - push[:, :1] * way.sin()  # m/s², to the left
     grip = GRAVITY * _friction(course, ahead, told)
-    allowed = grip_used * grip / track.curvature(course, ahead).abs().clamp(min=1e-3)
+    inward = aside * bend.sign()
+    allowed = (grip_used * grip + inward).clamp(min=0.05) / bend.abs().clamp(min=1e-3)
     run = torch.tensor((0.0, *distances))
-    slowest = (allowed + 2 * braking_used * grip.amin(-1, keepdim=True) * (run - speed.unsqueeze(-1) * told["delay"].unsqueeze(-1)).clamp(min=0.0)).amin(-1)
-    wanted = slowest.sqrt() / told["motor_gain"]
+    braking = braking_used * grip.clamp(max=DRIVE_FORCE / mass.unsqueeze(-1))
+    slowest = (allowed + 2 * braking.amin(-1, keepdim=True) * run).amin(-1)
+    forward = (push[:, :2] * torch.stack([yaw.cos(), yaw.sin()], -1)).sum(-1) * mass
+    slip = forward * car.WHEEL_RADIUS**2 / (4 * car.DRIVE_GAIN)  # m/s, what the wind adds
+    wanted = (slowest.sqrt() - slip) / told["motor_gain"]
 
-    reach = 0.25 + 0.2 * speed
-    goal = track.position(course, angle + reach / track.metres_per_radian(course, angle))
-    point = track.into_frame(goal.unsqueeze(-2), pos, yaw)[:, 0] + pos.new_tensor([0.5 * car.WHEELBASE, 0.0])  # from the rear axle
-    steer = torch.atan(2 * car.WHEELBASE * point[:, 1] / (point**2).sum(-1)) - told["steering_bias"]
+    # the path's curvature, and a critically damped return to its middle
+    offset, slant = track.offset(course, pos), yaw - way[:, 0] + 0.5 * car.WHEELBASE * bend[:, 0]
+    slant = torch.atan2(slant.sin(), slant.cos())
+    back = (RETURN_RATE / speed.clamp(min=0.7)).clamp(max=4.0)
+    curve = bend[:, 0] - back**2 * offset - 1.6 * back * slant
+    steer = torch.atan(car.WHEELBASE * curve) - told["steering_bias"]
     return torch.stack([2 * wanted / car.MAX_SPEED - 1, steer / car.MAX_STEER], -1).clamp(-1.0, 1.0)
 
 
@@ -85,6 +106,6 @@ def _friction(course: Tensor, ahead: Tensor, told: Values) -> Tensor:
     points = track.position(course, ahead)
     for side in range(2):
         centre = track.position(course, told["patch_angle"] + torch.pi * side)
-        on_patch = (points - centre.unsqueeze(-2)).norm(dim=-1) < PATCH_HALF[0] + 0.15
+        on_patch = (points - centre.unsqueeze(-2)).norm(dim=-1) < car_track.PATCH_HALF[0] + 0.15
         friction = torch.where(on_patch, torch.minimum(friction, told["patch_friction"].unsqueeze(-1)), friction)
     return friction
