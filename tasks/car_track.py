@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import mujoco
     import mujoco.batch
 
-HALF_WIDTH = 0.4  # m, beyond it the car is off the track
 TOP_SPEED = 3.5  # m/s along the centre line that a reward of 1 a step stands for
 SHARPNESS = 10.0  # 1/m, of the reward for being in the middle: half of it is left 5 cm beside
 LOOK_AHEAD = (0.5, 1.0, 1.6, 2.4)  # m along the centre line, points that the car looks for
@@ -56,6 +55,7 @@ class CarTrack(Task):
     of the episode off the track.
     """
 
+    half_width = 0.4  # m, beyond it the car is off the track
     name = "car_track"
     version = 2  # 1 counted metres alone, on a wide track: what is hidden could be done without
     robot_name = "car"
@@ -208,7 +208,7 @@ class CarTrack(Task):
         return torch.where(self.terminated(next_readings), -1.0, reward)
 
     def terminated(self, readings: Readings) -> Tensor:
-        return track.offset(readings["track"], readings["car_pos"]).abs() > HALF_WIDTH
+        return track.offset(readings["track"], readings["car_pos"]).abs() > self.half_width
 
     def success(self, readings: Readings) -> Tensor:
         return self.error(readings) < 0.1

@@ -58,8 +58,8 @@ def fly(readings: Readings, told: Values) -> Tensor:
     return torch.cat([more.unsqueeze(-1), torch.cat([rates, spin.unsqueeze(-1)], -1) / force.new_tensor(quadrotor.MAX_RATE)], -1).clamp(-1.0, 1.0)
 
 
-def drive(readings: Readings, told: Values, grip_used: float = 0.75) -> Tensor:
-    """(N, 2) actions of car_track: the fastest speed at which bends ahead and the wind take `grip_used` of the friction, in the middle of the track."""
+def drive(readings: Readings, told: Values, grip_used: float = 0.75, aside: Tensor | float = 0.0) -> Tensor:
+    """(N, 2) actions of car_track: the fastest speed at which bends ahead and the wind take `grip_used` of the friction, `aside` (N,) m of the middle."""
     braking_used, horizon, spacing = 0.5, 3.0, 0.2  # part of the friction; m
     course, turning = readings["track"], readings["car_angvel"][:, 2]
     # where it will be when this command acts
@@ -80,10 +80,9 @@ def drive(readings: Readings, told: Values, grip_used: float = 0.75) -> Tensor:
     blowing = wind.gusty(wind.mean_wind(told["wind_speed"], told["wind_angle"]), readings["gust"], car_track.TURBULENCE)
     mass = CAR_MASS + told["payload"]
     push = wind.drag(blowing, readings["car_linvel"], car_track.DRAG_AREA) / mass.unsqueeze(-1)
-    aside = push[:, 1:2] * way.cos() - push[:, :1] * way.sin()  # m/s², to the left
+    leftward = push[:, 1:2] * way.cos() - push[:, :1] * way.sin()  # m/s²
     grip = GRAVITY * _friction(course, ahead, told)
-    inward = aside * bend.sign()
-    allowed = (grip_used * grip + inward).clamp(min=0.05) / bend.abs().clamp(min=1e-3)
+    allowed = (grip_used * grip + leftward * bend.sign()).clamp(min=0.05) / bend.abs().clamp(min=1e-3)
     run = torch.tensor((0.0, *distances))
     braking = braking_used * grip.clamp(max=DRIVE_FORCE / mass.unsqueeze(-1))
     slowest = (allowed + 2 * braking.amin(-1, keepdim=True) * run).amin(-1)
@@ -92,7 +91,7 @@ def drive(readings: Readings, told: Values, grip_used: float = 0.75) -> Tensor:
     wanted = (slowest.sqrt() - slip) / told["motor_gain"]
 
     # the path's curvature, and a critically damped return to its middle
-    offset, slant = track.offset(course, pos), yaw - way[:, 0] + 0.5 * car.WHEELBASE * bend[:, 0]
+    offset, slant = track.offset(course, pos) - aside, yaw - way[:, 0] + 0.5 * car.WHEELBASE * bend[:, 0]
     slant = torch.atan2(slant.sin(), slant.cos())
     back = (RETURN_RATE / speed.clamp(min=0.7)).clamp(max=4.0)
     curve = bend[:, 0] - back**2 * offset - 1.6 * back * slant
