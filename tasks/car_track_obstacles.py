@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 POSTS, RADIUS, HEIGHT = 4, 0.12, 0.2  # m
 FIRST, SPACING, SHIFT = 0.8, 0.9, 0.15  # rad along the track, of the posts: a slalom that can be driven, 1.3 m between two at the least
 BEAMS, FIELD = 24, 4.0  # sectors of the lidar, rad that they cover together; each tells its nearest echo
-RANGE = 4.0  # m
+RANGE = 6.0  # m, of a small scanning lidar
 FAINTEST = 0.05  # of its light that an echo must keep on the way there and back
 RANGE_NOISE = 0.01  # m
 BODY = (car.CHASSIS_HALF[0], 0.5 * car.TRACK)  # m, half length and half width of what must not touch a post

@@ -34,6 +34,15 @@ def neighbours(batch):
     return TaskBatch(batch.task, batch.params, values, batch.ids)
 
 
+def far(batch, name):
+    """The same tasks with one parameter at the other end of its range."""
+    values, index = batch.values.copy(), [p.name for p in batch.params].index(name)
+    low, high = batch.params[index].train
+    middle = np.sqrt(low * high) if batch.params[index].scale == "log" else 0.5 * (low + high)
+    values[:, index] = np.where(values[:, index] > middle, low, high)
+    return TaskBatch(batch.task, batch.params, values, batch.ids)
+
+
 def untold(batch):
     """The same tasks with hidden parameters in the middle of what training draws: what one knows who knows the distribution alone."""
     values = batch.values.copy()
@@ -80,6 +89,14 @@ def test_driving_needs_the_task(of):
     print(f"return: told {told.mean():.1f}, best in hindsight {possible.mean():.1f}, wrong {wrong.mean():.1f}, random {random.mean():.1f}")
     assert (told - random).mean() > 0.9 * (possible - random).mean()
     assert (told - wrong).mean() > 0.2 * (told - random).mean()
+
+
+@pytest.mark.parametrize("name", ["friction", "steering_bias", "motor_gain"])
+def test_a_driver_pays_for_each_wrong_belief(of, name):
+    env, batch = of("car_track")
+    told, wrong = (episode(env, batch, experts.drive, values).sum(0).mean() for values in (batch, far(batch, name)))
+    print(f"{name}: told {told:.1f}, the other end {wrong:.1f}")
+    assert wrong < 0.8 * told
 
 
 @pytest.mark.parametrize(("name", "expert"), [("quadrotor_track", experts.fly), ("car_track", experts.drive)])
