@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import mujoco
     import mujoco.batch
 
-OBJECT = (0.43, 0.0)  # m, where the object is put
+OBJECT = (0.45, 0.0)  # m, where the object is put
 HEIGHT = 0.025  # m, half the height of every object: none of them tips over
-READY = (0.355, 0.0, 0.03)  # m, the middle of the rake's rod before an episode
+READY = (0.345, 0.0, 0.03)  # m, the middle of the rake's rod before an episode
 LOW, HIGH = (0.30, -0.32), (0.72, 0.32)  # m, where the rod's middle may go: what the arm reaches with its hand pointing down
-ROD, WIDTH, WING = 0.008, 0.052, 0.04  # m: radius of the rods, half the width between the wings' middles, length of a wing
+ROD, WIDTH, WING = 0.008, 0.052, 0.06  # m: radius of the rods, half the width between the wings' middles, length of a wing
 INSIDE = WIDTH - ROD  # m, from the middle to the inner side of a wing
 STRAIGHT = 0.003  # m, an object that is farther to the side of its target is moved sideways, by a wing
 SHAPES = {"box": 6, "cylinder": 5, "ellipsoid": 4}  # mujoco.mjtGeom
@@ -55,6 +55,7 @@ class Pushing(Task):
     simulators = ("mujoco", "pybullet")
     decision_dt = 0.2
     speed = 0.2  # m/s of full action along each axis
+    scatter = 0.005  # m, largest distance of the object from its place along each axis when an episode begins
     action_names = ("velocity_x", "velocity_y")
 
     def build(self) -> mujoco.MjSpec:
@@ -107,7 +108,7 @@ class Pushing(Task):
         noise = 2 * torch.rand(num, 3, generator=rng) - 1
         half_yaw = 0.5 * 0.1 * noise[:, 2]
         zero = torch.zeros(num)
-        pos = [OBJECT[0] + 0.005 * noise[:, 0], OBJECT[1] + 0.005 * noise[:, 1], zero + HEIGHT + 1e-4]
+        pos = [OBJECT[0] + self.scatter * noise[:, 0], OBJECT[1] + self.scatter * noise[:, 1], zero + HEIGHT + 1e-4]
         pose = torch.stack([*pos, half_yaw.cos(), zero, zero, half_yaw.sin()], -1)
         return {"qpos": torch.tensor(ready_qpos(self.robot_name)).expand(num, -1), "object": pose}
 
@@ -132,11 +133,11 @@ def rake_to(thing: Tensor, tool: Tensor, target: Tensor, half_size: Tensor) -> T
     """(N, 2) m, the way that the rake has to go to bring an object at `thing` (N, 2 or 3) to `target`, the object first being let in."""
     from_tool, wanted = ((a - b)[..., :2] for a, b in ((thing, tool), (target, thing)))
     gap = from_tool[..., 0] - half_size - ROD
-    inside = gap < WING - 2 * ROD
+    inside = gap < 0.5 * WING
     slack = INSIDE - half_size  # of the object between the wings, to either side
     side = torch.where(wanted[..., 1].abs() < STRAIGHT, 0.0, wanted[..., 1] + wanted[..., 1].sign() * slack + from_tool[..., 1])
     along = (gap + wanted[..., 0]).clamp(min=0.0)
-    return torch.stack([torch.where(inside, along, (gap - 0.5 * WING).clamp(min=ROD)), torch.where(inside, side, from_tool[..., 1])], -1)
+    return torch.stack([torch.where(inside, along, (gap - 0.4 * WING).clamp(min=ROD)), torch.where(inside, side, from_tool[..., 1])], -1)
 
 
 def turned(quat: Tensor) -> Tensor:
