@@ -52,6 +52,9 @@ _RECURRENT: dict[str, dict[str, Any]] = {
 PRESETS: dict[tuple[str, str], Mapping[str, Any]] = {
     (algorithm, task): settings for algorithm in ("rl2", "robust", "oracle") for task, settings in _RECURRENT.items()
 }
+# PPO as for RL², with smaller steps: twelve gated layers move further than one recurrent one
+for _task in ("bandit_n10_k5", "grid_navi", "arm_slide"):
+    PRESETS["snail", _task] = {k: v for k, v in _RECURRENT[_task].items() if k != "hidden_size"} | {"learning_rate": 1e-3}
 # a step after every single shot of one robot: many tasks, a small network, and step sizes that are meta-learned
 PRESETS["maml", "arm_slide"] = {
     "num_tasks": 128, "num_robots": 1, "iterations": 200, "layers": (32,), "credit": "returns",
