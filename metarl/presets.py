@@ -31,7 +31,7 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "hidden_size": 64, "learning_rate": 2e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
     "kitchen_grid": {
-        "num_tasks": 256, "iterations": 400, "discount": 0.98, "gae_lambda": 0.95, "minibatches": 8, "epochs": 4,
+        "num_tasks": 256, "iterations": 200, "discount": 0.98, "gae_lambda": 0.95, "minibatches": 8, "epochs": 4,
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
     "kitchen": {
