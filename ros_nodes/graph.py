@@ -93,8 +93,10 @@ def arm(choice: Arm, observers: int = 0) -> tuple[NodeSpec, ...]:
     statuses = {f"{name}_status": f"{name}/status" for name in ("adapter", "safety")}
     return (
         NodeSpec("sim", "sim_node", world),
-        # the simulated robot shares this machine's processor with everything else, so its joint states may be late
-        NodeSpec("safety", "safety_node", {"robot": robot, "state_timeout": 2.0}, {"command": "adapter/command"}),
+        # the simulated robot shares this machine's processor with everything else and its time stands still between commands; resets move it at once
+        NodeSpec(
+            "safety", "safety_node", {"robot": robot, "state_timeout": 10.0, "command_timeout": 10.0, "may_jump": True}, {"command": "adapter/command"}
+        ),
         NodeSpec(
             "adapter", "adapter_node", {"meta_parameters": choice.meta_parameters, "robot": robot}, {"events": "task/events", "executed": "safety/executed"}
         ),
