@@ -28,7 +28,8 @@ from metarl.returns import masked_mean
 from metarl.rollout import Rollout
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import EnvSpec
-from metarl.trial_ppo import Batch, TrialAdapter, TrialNetwork, TrialPPO, TrialPPOConfig, transition_size
+from metarl.trial_ppo import Batch, TrialAdapter, TrialNetwork, TrialPPO, TrialPPOConfig
+from metarl.trials import transition_size
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class RMA(TrialPPO):
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, normalised values and entropies of the teacher, all (N, T), of what was done."""
-        return self.network.evaluate(batch, self.network.teacher(batch.task))
+        return self.network.evaluate(batch, self.network.teacher(batch.task).expand(*batch.reward.shape, -1))
 
     def meta_update(self, rollout: Rollout) -> dict[str, float]:
         if self.teaching:
