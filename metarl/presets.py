@@ -72,6 +72,15 @@ PRESETS["maml", "bandit_n10_k5"] = {
 PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
 PRESETS["varibad", "point_navigation_semicircle"] = _RECURRENT["point_navigation_semicircle"] | {"vae_trials": 32, "num_decoded": 60}
 
+# the code's settings for the sparse point robot, in rewards of its own unit; the cheetah's with smaller networks and batches
+PRESETS["pearl", "sparse_point_pearl"] = {
+    "pool_tasks": 80, "iterations": 60, "updates": 150, "batch_size": 64, "context_size": 128, "layers": (64, 64), "encoder_layers": (64, 64),
+    "reward_scale": 1.0, "discount": 0.9, "kl_weight": 0.002, "learning_rate": 2e-3, "negentropy": 0.5,
+}  # fmt: skip
+PRESETS["pearl", "half_cheetah_vel"] = PRESETS["pearl", "half_cheetah_vel_pearl"] = {
+    "num_tasks": 10, "iterations": 134, "updates": 600, "batch_size": 128, "context_size": 64, "layers": (128, 128), "reward_scale": 0.2,
+}  # fmt: skip
+
 
 def config_for(algorithm: str, task: str) -> Any:
     """The algorithm's configuration for a task: its defaults, and over them what PRESETS says of the pair.
