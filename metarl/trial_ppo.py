@@ -106,7 +106,7 @@ class TrialNetwork(Senses):
     def transition(self, step: Step, task: Tensor) -> Tensor:
         """(..., I) what the memory takes in of decisions."""
         seen = self.experience(step)
-        return torch.cat([seen, task], -1) if self.privileged else seen
+        return torch.cat([seen, task.expand(*seen.shape[:-1], -1)], -1) if self.privileged else seen
 
     def act(self, obs: Tensor, known: Tensor, task: Tensor) -> Distribution:
         """What to do at normalised observations (..., O) with what is known (..., F)."""
@@ -121,13 +121,13 @@ class TrialNetwork(Senses):
 
     def value_of(self, batch: Batch, known: Tensor) -> Tensor:
         """(N, T) normalised. What the first layer makes of the task is computed once per trial: a task may have hundreds of parameters."""
-        first, *rest = self.value
+        first, rest = self.value[0], self.value[1:]
+        assert isinstance(first, nn.Linear)
         changing = torch.cat([batch.obs, known, batch.time_left], -1)
         of_changing, of_task = first.weight.split([changing.shape[-1], batch.task.shape[-1]], 1)
         x = nn.functional.linear(changing, of_changing, first.bias) + nn.functional.linear(batch.task, of_task)
-        for layer in rest:
-            x = layer(x)
-        return x.squeeze(-1)
+        said: Tensor = rest(x)
+        return said.squeeze(-1)
 
 
 class TrialAdapter(ABC):
