@@ -18,6 +18,10 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "num_tasks": 96, "iterations": 120, "discount": 0.95, "minibatches": 4, "epochs": 6,
         "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05,
     },
+    "arm_push": {
+        "num_tasks": 128, "iterations": 160, "discount": 0.97, "gae_lambda": 0.95, "minibatches": 4, "epochs": 6,
+        "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05, "entropy_bonus": 0.001,
+    },
     "arm_push_hidden_goal": {
         "num_tasks": 128, "iterations": 160, "discount": 0.97, "gae_lambda": 0.95, "minibatches": 4, "epochs": 6,
         "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05, "entropy_bonus": 0.001,

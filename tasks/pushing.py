@@ -35,16 +35,20 @@ STRAIGHT = 0.003  # m, an object that is farther to the side of its target is mo
 SHAPES = {"box": 6, "cylinder": 5, "ellipsoid": 4}  # mujoco.mjtGeom
 
 
+def _centre_of_mass(axis: str, text: str) -> Param:
+    near, far = ((-0.5, -0.4), (0.4, 0.5)), ((-0.7, -0.5), (0.5, 0.7))
+    return Param(f"com_{axis}", "", text, nominal=0.0, train=(-0.4, 0.4), ood_near=near, ood_far=far)
+
+
 def object_params() -> tuple[Param, ...]:
     """What is hidden of the object. Household objects (YCB) that fit into the rake, of plastic, wood or cardboard on a table."""
-    side = {"train": (-0.4, 0.4), "ood_near": ((-0.5, -0.4), (0.4, 0.5)), "ood_far": ((-0.7, -0.5), (0.5, 0.7))}
     return (
         Param("shape", "", "the object's shape is {}", nominal="box", choices=("box", "cylinder"), ood_far=("ellipsoid",)),
         Param("half_size", "m", "half as wide as {:.3f} m", nominal=0.026, train=(0.018, 0.034), ood_near=((0.016, 0.018), (0.034, 0.037)), ood_far=((0.037, 0.041),)),
         Param("mass", "kg", "weighs {:.2f} kg", nominal=0.3, train=(0.1, 1.0), scale="log", ood_near=((1.0, 1.25),), ood_far=((1.25, 2.0),)),
         Param("friction", "", "slides with friction {:.2f}", nominal=0.3, train=(0.15, 0.5), scale="log", ood_near=((0.12, 0.15), (0.5, 0.6)), ood_far=((0.07, 0.12), (0.6, 0.8))),
-        Param("com_along", "", "its centre of mass at {:+.2f}", nominal=0.0, **side),
-        Param("com_aside", "", "{:+.2f} of its half size", nominal=0.0, **side),
+        _centre_of_mass("along", "its centre of mass at {:+.2f}"),
+        _centre_of_mass("aside", "{:+.2f} of its half size"),
     )  # fmt: skip
 
 
@@ -90,9 +94,7 @@ class Pushing(Task):
         bounds = np.stack([half, half, up], 1)
         batch.expand("geom_type")[:, geom] = kinds
         batch.expand("geom_size")[:, geom] = np.where(cylinder[:, None], np.stack([half, up, 0 * half], 1), bounds)
-        batch.expand("geom_rbound")[:, geom] = np.where(
-            box, np.sqrt(2 * half**2 + up**2), np.where(ellipsoid, np.maximum(half, up), np.sqrt(half**2 + up**2))
-        )
+        batch.expand("geom_rbound")[:, geom] = np.where(box, np.sqrt(2 * half**2 + up**2), np.where(ellipsoid, np.maximum(half, up), np.sqrt(half**2 + up**2)))
         batch.expand("geom_aabb")[:, geom, 3:] = bounds
         batch.expand("geom_friction")[:, geom, 0] = values["friction"]
         batch.expand("body_mass")[:, body] = mass
@@ -129,15 +131,33 @@ class Pushing(Task):
         return (readings["object_pos"] - readings["target_pos"])[..., :2].norm(dim=-1)
 
 
-def rake_to(thing: Tensor, tool: Tensor, target: Tensor, half_size: Tensor) -> Tensor:
-    """(N, 2) m, the way that the rake has to go to bring an object at `thing` (N, 2 or 3) to `target`, the object first being let in."""
-    from_tool, wanted = ((a - b)[..., :2] for a, b in ((thing, tool), (target, thing)))
+def rake_to(thing: Tensor, tool: Tensor, target: Tensor, half_size: Tensor, aside_first: bool = False) -> Tensor:
+    """(N, 2) m, the way that the rake has to go to bring an object at `thing` (N, 2 or 3) to `target`, the object first being let in.
+
+    Args:
+        thing: (N, 2) or (N, 3) m, the object, as are the next two.
+        tool: the middle of the rod.
+        target: where the object is to go.
+        half_size: (N,) m, of the object.
+        aside_first: push sideways with a wing first, then forward with the rod: slower, but then friction between rod and object does nothing.
+    """
+    from_tool, wanted = (a[..., :2] - b[..., :2] for a, b in ((thing, tool), (target, thing)))
     gap = from_tool[..., 0] - half_size - ROD
     inside = gap < 0.5 * WING
     slack = INSIDE - half_size  # of the object between the wings, to either side
     side = torch.where(wanted[..., 1].abs() < STRAIGHT, 0.0, wanted[..., 1] + wanted[..., 1].sign() * slack + from_tool[..., 1])
     along = (gap + wanted[..., 0]).clamp(min=0.0)
+    if aside_first:
+        along = torch.where(side.abs() > STRAIGHT, 0.0, along)
     return torch.stack([torch.where(inside, along, (gap - 0.4 * WING).clamp(min=ROD)), torch.where(inside, side, from_tool[..., 1])], -1)
+
+
+def carried(thing: Tensor, tool: Tensor, half_size: Tensor) -> Tensor:
+    """(N, 2) m, where the rake has pushed an object that was last seen at `thing`, if it went forward all the time."""
+    slack, forward = INSIDE - half_size, tool[..., 0] + ROD + half_size
+    entered = thing[..., 0] - half_size < tool[..., 0] + 0.5 * WING
+    y = torch.where(entered, torch.minimum(torch.maximum(thing[..., 1], tool[..., 1] - slack), tool[..., 1] + slack), thing[..., 1])
+    return torch.stack([torch.maximum(thing[..., 0], forward), y], -1)
 
 
 def turned(quat: Tensor) -> Tensor:
