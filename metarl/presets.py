@@ -39,7 +39,7 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
     "kitchen": {
-        "num_tasks": 64, "iterations": 300, "discount": 0.95, "gae_lambda": 0.95, "minibatches": 4, "epochs": 6,
+        "num_tasks": 128, "iterations": 110, "discount": 0.97, "gae_lambda": 0.95, "minibatches": 8, "epochs": 5,
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
     "quadrotor_track": {
