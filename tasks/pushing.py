@@ -173,8 +173,9 @@ def _add_rake(spec: mujoco.MjSpec) -> None:
 
     rake = spec.body("panda_hand").add_body(name="rake", pos=[0, 0, 0.1034])
     half = 0.5 * (WING - ROD)
-    rods = {"rod": ([0, 0, 0], WIDTH, [math.sqrt(0.5), math.sqrt(0.5), 0, 0])}
-    rods |= {f"wing_{name}": ([half, side * WIDTH, 0], half, [math.sqrt(0.5), 0, math.sqrt(0.5), 0]) for name, side in (("left", -1), ("right", 1))}
+    across, forward = [math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0], [math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0]
+    rods = {"rod": ([0.0, 0.0, 0.0], WIDTH, across)}
+    rods |= {f"wing_{name}": ([half, side * WIDTH, 0.0], half, forward) for name, side in (("left", -1), ("right", 1))}
     for name, (pos, length, quat) in rods.items():
         rake.add_geom(
             name=name, type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=[ROD, length, 0], pos=pos, quat=quat, mass=0.02, contype=2, conaffinity=0,
