@@ -84,6 +84,9 @@ PRESETS["pearl", "sparse_point_pearl"] = {
 PRESETS["pearl", "half_cheetah_vel"] = PRESETS["pearl", "half_cheetah_vel_pearl"] = {
     "num_tasks": 10, "iterations": 134, "updates": 600, "batch_size": 128, "context_size": 64, "layers": (128, 128), "reward_scale": 0.2,
 }  # fmt: skip
+# ten times fewer decisions than RL²
+PRESETS["amago", "grid_navi"] = {"num_tasks": 48, "iterations": 110, "updates": 30, "buffer_trials": 3072}
+PRESETS["amago", "arm_slide"] = {"num_tasks": 32, "iterations": 90, "updates": 40, "batch_trials": 128, "lookahead": (1, 4, 20)}
 
 
 def config_for(algorithm: str, task: str) -> Any:
