@@ -136,7 +136,7 @@ class Guard:
         possible = 0.5 * self.reach + 1.5 * self.limits.qvel * (self.measured.stamp - last.stamp) * 1e-9
         if (moved <= possible).all():
             return
-        self._since, self._held = self.measured.stamp, None
+        self._since, self._held = last.stamp + 1, None
         if self.state is not State.STOPPED:
             self._rest(State.IDLE)
         j = int((moved - possible).argmax())

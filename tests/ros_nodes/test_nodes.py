@@ -135,7 +135,7 @@ def test_a_trial_over_dds_is_the_trial_without(domain, files, name, simulator, e
     assert before <= epoch <= time.time_ns() // 1_000_000  # in ms
     assert sum(e.begins for e in events) == sum(e.ends for e in events) == episodes
     found = [e for e in events if not e.begins]
-    reward, error = without_ros(choice.meta_parameters, task, simulator, 3, episodes)
+    reward, error = without_ros(choice.policy, task, simulator, 3, episodes)
     assert [e.truncated for e in found] == ([False] * (task.horizon - 1) + [True]) * episodes
     np.testing.assert_allclose([e.reward for e in found], reward.flatten(), rtol=0, atol=tolerance)
     np.testing.assert_allclose([e.error for e in found], error.flatten(), rtol=0, atol=tolerance)
