@@ -144,8 +144,8 @@ class Replay(nn.Module):
         place = tasks.unsqueeze(-1) * capacity + (chance * filled).long().minimum(filled - 1)
         return self.packing.unpack(self.rows.view(-1, self.packing.width)[place])
 
-    def draw_context(self, tasks: Tensor, count: int, generator: torch.Generator) -> tuple[Decisions, Tensor]:
-        """What a learner has seen in the last trial in tasks (B,) after some of its episodes, one at least and never the last of several.
+    def draw_context(self, tasks: Tensor, least: int, count: int, generator: torch.Generator) -> tuple[Decisions, Tensor]:
+        """What a learner has seen in the last trial in tasks (B,) after some of its episodes, `least` of them or more, but never the last of several.
 
         Up to `count` decisions, none twice, of one of the robots.
 
@@ -155,7 +155,7 @@ class Replay(nn.Module):
         """
         device, (robots, steps) = self.trial.device, self.trial.shape[1:3]
         robot = torch.randint(robots, (len(tasks),), generator=generator).to(device)
-        episodes = torch.randint(1, max(steps // self.horizon, 2), (len(tasks), 1), generator=generator).to(device)
+        episodes = torch.randint(least, max(steps // self.horizon, least + 1), (len(tasks), 1), generator=generator).to(device)
         seen = self.trial_valid[tasks, robot] & (torch.arange(steps, device=device) < episodes * self.horizon)
         lot = torch.rand(seen.shape, generator=generator).to(device) + 2 * ~seen
         drawn, place = lot.topk(min(count, steps), largest=False, sorted=False)

@@ -13,8 +13,8 @@ Decisions for actor and critic come from all that was ever done in a task; the c
 why), and z is never its mean while something is to be found out (figure 7).
 
 Deviations from the paper and its code, and why:
-- the context of a training step is what a learner has seen after 1 ... K - 1 episodes of that trial, and each of the C decisions that are drawn of
-  these n counts n / C times: the posterior is as sure as that of the adapter after as many episodes. The code always takes C, and tests with all n.
+- the context of a training step is what a learner has seen after some episodes of that trial (those of the prior at least, K - 1 at most), and each
+  of the C decisions that are drawn of these n counts n / C times: the posterior is as sure as the adapter's is then. The code tests with all n.
 - as in the code, the prior is no factor of the product: it enters by KL, and where the context is empty. Factors have an exponential precision in
   place of a softplus of their variance, which reaches neither very sure nor very unsure ones; many of them must be able to say nothing at all.
 - o' is always part of c (in the code only where the dynamics differ): after a strike it is the outcome.
@@ -44,7 +44,6 @@ from metarl.tasks.parameters import Param
 from metarl.tasks.task import EnvSpec
 
 LOG_PRECISION = (-12.0, 8.0)  # limits for a factor
-FIRST_DOUBT = 4.0  # minus the log precision of the first factors: a hundred of them tell as much as the prior
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ class PEARLConfig:
     """Decisions of each of them, for actor and critic."""
     context_size: int = 100
     """Decisions of each of them that the encoder sees at most, C."""
+    prior_episodes: int = 1
+    """First episodes of a trial in which z is drawn from the prior, whatever was seen: more where one alone seldom finds anything."""
     memory: int = 10_000
     """Most recent decisions that are remembered of each task."""
     latent_size: int = 5
@@ -137,6 +138,7 @@ class Network(nn.Module):
     def __init__(self, spec: EnvSpec, config: PEARLConfig) -> None:
         super().__init__()
         obs, action, latent = spec.obs_size, spec.action_size, config.latent_size
+        self.first_doubt = math.log(spec.horizon)  # at first an episode tells as much as the prior
         self.normalizer, self.reward_normalizer = Normalizer(obs), Normalizer(1)
         self.encoder = sac.relu_mlp([2 * obs + action + 1, *config.encoder_layers, 2 * latent], last_scale=0.1)
         self.policy = sac.SquashedGaussianPolicy(obs + latent, config.layers, action)
@@ -149,7 +151,7 @@ class Network(nn.Module):
         """Mean and precision (..., L) of what decisions tell of their task; their reward is (..., 1)."""
         seen = [self.normalizer(said.obs), said.action, self.reward_normalizer(said.reward), self.normalizer(said.next_obs)]
         mean, log_precision = self.encoder(torch.cat(seen, -1)).chunk(2, -1)
-        return mean, (log_precision - FIRST_DOUBT).clamp(*LOG_PRECISION).exp()
+        return mean, (log_precision - self.first_doubt).clamp(*LOG_PRECISION).exp()
 
     def act(self, obs: Tensor, latent: Tensor) -> sac.SquashedGaussian:
         """What to do at normalised observations (..., O) in tasks that are thought to be (..., L)."""
@@ -165,26 +167,28 @@ class PosteriorAdapter:
 
     def __init__(self, algorithm: PEARL, num_tasks: int, num_robots: int, training: bool) -> None:
         self.algorithm, self.training = algorithm, training
-        self.nothing = torch.zeros(num_tasks, num_robots, algorithm.config.latent_size, device=algorithm.device)
+        none = torch.zeros(num_tasks, num_robots, algorithm.config.latent_size, device=algorithm.device)
+        self.nothing = Evidence(none, none)
         self.reset()
 
     def reset(self) -> None:
         """Back to the prior."""
-        self.evidence = Evidence(self.nothing, self.nothing)
-        self.adapt()
+        self.evidence = self.nothing
+        self.episode = 0
+        self._draw()
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
         """Actions (M, R, A) for observations (M, R, O): drawn in training, and else the mean for the z that was drawn."""
         network = self.algorithm.network
-        policy = network.act(network.normalizer(obs.to(self.nothing.device)), self.latent if explore else self.mean)
+        policy = network.act(network.normalizer(obs.to(self.latent.device)), self.latent if explore else self.mean)
         drawn = explore and self.training
         return (policy.sample(self.algorithm.noise(*policy.mean.shape))[0] if drawn else policy.mode()).to(obs.device)
 
     @torch.no_grad()
     def observe(self, step: Step) -> None:
         """Another factor, where the step is valid."""
-        step = step.to(self.nothing.device)
+        step = step.to(self.latent.device)
         step.reward = step.reward.unsqueeze(-1)
         mean, precision = self.algorithm.network.factors(step)
         more = Evidence.of(mean.unsqueeze(-2), precision.unsqueeze(-2), step.valid.unsqueeze(-1).float())
@@ -192,9 +196,14 @@ class PosteriorAdapter:
         self.evidence = Evidence(*(torch.where(keep, new, old) for new, old in zip(self.evidence.plus(more), self.evidence, strict=True)))
 
     def adapt(self) -> None:
-        """What the next episode takes the task to be: drawn from the posterior."""
-        posterior = self.evidence.posterior()
-        self.mean, self.latent = posterior.mean, posterior.sample(self.algorithm.noise(*self.nothing.shape))
+        """An episode has ended: what is the task taken to be in the next one?"""
+        self.episode += 1
+        self._draw()
+
+    def _draw(self) -> None:
+        known = self.evidence if self.episode >= self.algorithm.config.prior_episodes else self.nothing
+        posterior = known.posterior()
+        self.mean, self.latent = posterior.mean, posterior.sample(self.algorithm.noise(*posterior.mean.shape))
 
 
 # ---- learning ---------------------------------------------------------------------------------------------------------------
@@ -262,7 +271,7 @@ class PEARL(MetaRLAlgorithm):
     def improve(self, tasks: Tensor) -> dict[str, Tensor]:
         """One step of training on tasks (B,) of the memory; returns what to log."""
         cfg, net = self.config, self.network
-        posterior = self.infer(*self.replay.draw_context(tasks, cfg.context_size, self.generator))
+        posterior = self.infer(*self.replay.draw_context(tasks, cfg.prior_episodes, cfg.context_size, self.generator))
         latent = posterior.sample(self.noise(*posterior.mean.shape))
         batch = self.batch(self.replay.draw(tasks, cfg.batch_size, self.generator), latent)
         error, kl = self.critic_loss(batch), posterior.kl_to_prior().mean()
