@@ -68,6 +68,7 @@ class Kitchen(Task):
     episodes_per_trial = 3
     decision_dt = 10.0
     physics_dt = 0.02
+    rests = True
     observed = {
         "base": 4, "stands": 9, "handle": 3, "turn": 4, "heat": 4, "locked": 1, "asked": 4,
         "pot_at": 3, "temperature": 1, "cooked": 1, "opened": 1, "stage": 6,

@@ -109,6 +109,7 @@ class Task(ABC):
     error_unit: ClassVar[str] = "m"  # of `error`
     physics_dt: ClassVar[float] = 0.004  # s
     warm_up: ClassVar[float] = 0.0  # s of physics between the start and the first observation
+    rests: ClassVar[bool] = False  # everything is at rest between commands: for a robot that is told to stay where it is no physics is run
     settle_time: ClassVar[float] = 0.0  # s, longest wait after a decision's motion, until `at_rest`
     data_fields: ClassVar[tuple[str, ...]] = ()  # of MuJoCo's data, readings of these names as well (N, n); for tasks that run in MuJoCo alone
 
