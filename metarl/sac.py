@@ -37,7 +37,7 @@ class StackedMLP(nn.Module):
         hidden = x.expand(len(self.weights[0]), *x.shape)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             weight, bias = (weight.detach(), bias.detach()) if frozen else (weight, bias)
-            hidden = torch.baddbmm(bias, hidden if i == 0 else hidden.relu(), weight)
+            hidden = torch.baddbmm(bias, hidden if i == 0 else hidden.relu_(), weight)
         return hidden
 
 
@@ -76,7 +76,7 @@ def relu_mlp(sizes: Sequence[int], last_scale: float = 3e-3) -> nn.Sequential:
     """Linear layers with relu between them; the last one's weights are at most `last_scale`."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU(inplace=True)]
         nn.init.uniform_(layers[-2].weight, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
         nn.init.zeros_(layers[-2].bias)
     nn.init.uniform_(layers[-2].weight, -last_scale, last_scale)
