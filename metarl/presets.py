@@ -78,7 +78,8 @@ PRESETS["varibad", "point_navigation_semicircle"] = _RECURRENT["point_navigation
 
 # the code's settings for the sparse point robot, in rewards of its own unit; the cheetah's with smaller networks and batches
 PRESETS["pearl", "sparse_point_pearl"] = {
-    "pool_tasks": 80, "prior_episodes": 5, "iterations": 60, "updates": 150, "batch_size": 64, "context_size": 128, "layers": (64, 64), "encoder_layers": (64, 64),
+    "pool_tasks": 80, "prior_episodes": 5, "iterations": 60, "updates": 150, "batch_size": 64, "context_size": 128,
+    "layers": (64, 64), "encoder_layers": (64, 64),
     "reward_scale": 1.0, "discount": 0.9, "kl_weight": 0.002, "learning_rate": 2e-3, "negentropy": 0.5,
 }  # fmt: skip
 PRESETS["pearl", "half_cheetah_vel"] = PRESETS["pearl", "half_cheetah_vel_pearl"] = {

@@ -76,10 +76,11 @@ def relu_mlp(sizes: Sequence[int], last_scale: float = 3e-3) -> nn.Sequential:
     """Linear layers with relu between them; the last one's weights are at most `last_scale`."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU(inplace=True)]
-        nn.init.uniform_(layers[-2].weight, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        nn.init.zeros_(layers[-2].bias)
-    nn.init.uniform_(layers[-2].weight, -last_scale, last_scale)
+        linear = nn.Linear(fan_in, fan_out)
+        scale = last_scale if len(layers) == 2 * (len(sizes) - 2) else 1 / math.sqrt(fan_in)
+        nn.init.uniform_(linear.weight, -scale, scale)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
