@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent  # colcon runs a link to this file
-NODES = ("sim_node", "task_node", "adapter_node", "safety_node")
+NODES = ("sim_node", "task_node", "adapter_node", "safety_node", "recorder_node", "replay_node")
 
 setup(
     name="metarl",
@@ -33,7 +33,7 @@ setup(
         # PyBullet has no wheel for Python 3.12 and later: there it is compiled at installation
         "sim": ["pybullet>=3.2.7", "dm_control>=1.0.50", "dm-env>=1.6"],
         # real ROS 2 Jazzy without an installation of ROS; wheels for x86-64 Linux, Python 3.11 and 3.12
-        "ros": ["ros-rclpy[fastrtps]==7.1.6; python_version < '3.13'", "ros-common-interfaces==5.3.6; python_version < '3.13'"],
+        "ros": ["ros-rclpy[fastrtps]==7.1.6; python_version < '3.13'", "ros-common-interfaces==5.3.6; python_version < '3.13'", "rosbags>=0.11,<0.12"],
         "dev": ["colcon-common-extensions>=0.3", "hypothesis>=6", "mypy>=1.10", "pytest>=8", "pytest-xdist>=3", "ruff>=0.12", "setuptools>=77"],
     },
     packages=find_packages(include=["metarl", "metarl.*"]),  # robots/, tasks/ and ros_nodes/ are linked into metarl/

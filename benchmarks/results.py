@@ -6,18 +6,22 @@ python benchmarks/results.py arm_slide  # one task
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.figure import Figure
+
 from metarl import meta_parameters, tasks
 from metarl.evaluate import Evaluation, Outcome, evaluate
-from metarl.report import plot
+from metarl.report import COLOURS, plot
 from metarl.statistics import Estimate, interval
 
 ROOT = Path(__file__).parents[1]
-ZOO, SEEDS = ROOT / "metarl" / "zoo", Path(__file__).parent / "seeds"
+ZOO, SEEDS, CURVES = ROOT / "metarl" / "zoo", Path(__file__).parent / "seeds", Path(__file__).parent / "curves"
 NUM_TASKS = {"mujoco": 128, "analytic": 128, "pybullet": 64}
 MANY_TASKS = {"bandit_n10_k5": 8192}  # where a task is nearly all chance, and costs nothing
 SPLITS = {"mujoco": ("iid", "ood_near", "ood_far"), "analytic": ("iid",), "pybullet": ("iid",)}
@@ -79,6 +83,52 @@ def _said(estimate: Estimate, scale: float, digits: int) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+# ---- how the files were trained ---------------------------------------------------------------------------------------------
+
+
+def curves_of(task: str) -> dict[Path, dict[str, list[float]]]:
+    """File -> column -> numbers, for the trainings of a task that `benchmarks/keep.py` kept a curve of."""
+    names = [entry.split("/")[1] for entry in meta_parameters.zoo() if entry.split(":")[1].split("/")[0] == task]
+    found = {}
+    for file in (f for name in names for f in files_of(task, name)):
+        path = CURVES / f"{file.stem}.csv"
+        if path.exists():
+            with path.open() as text:
+                rows = list(csv.DictReader(text))
+            found[file] = {name: [float(row[name]) for row in rows] for name in rows[0]}
+    return found
+
+
+def trainings(task: str) -> str:
+    """A table of the trainings, and where their curves are drawn."""
+    lines = [f"### {task}, training", "", "| file | seed | decisions | minutes on one shared core | commit |", "|---|---|---|---|---|"]
+    for file, curve in curves_of(task).items():
+        about = meta_parameters.describe(file)
+        lines.append(f"| {file.stem} | {about['seed']} | {curve['env_steps'][-1]:,.0f} | {curve['seconds'][-1] / 60:.1f} | {about.get('commit', '')[:12]} |")
+    return "\n".join([*lines, "", f"![returns in training](docs/{task}_training.png)", ""])
+
+
+def plot_trainings(task: str, path: Path) -> None:
+    """Return of the first and of the last episode in training, by decisions and by minutes."""
+    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    for axes, column, scale, label in zip(figure.subplots(1, 2, sharey=True), ("env_steps", "seconds"), (1.0, 60.0), ("decisions", "minutes"), strict=True):
+        for number, (file, curve) in enumerate(curves_of(task).items()):
+            colour, episodes = COLOURS[number % len(COLOURS)], [name for name in curve if name.startswith("return_episode_")]
+            x = np.array(curve[column]) / scale
+            axes.plot(x, curve[episodes[-1]], color=colour, label=file.stem.removeprefix(f"{task}_"))
+            if len(episodes) > 1:
+                axes.plot(x, curve[episodes[0]], ":", color=colour)
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("return in training")
+    figure.suptitle(f"{task}: last episode of a trial (dotted: first)")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------------
+
+
 def summary(outcome: Outcome, evaluation: Evaluation) -> dict[str, Any]:
     """What stands in the JSON file beside a zoo file; each number with its interval."""
     asked = {name: getattr(evaluation, name) for name in ("split", "simulator", "num_tasks", "num_robots", "error_unit", "headroom")}
@@ -100,7 +150,11 @@ def main() -> None:
                 known = {k: about[k] for k in ("command", "seed", "env_steps", "commit") if k in about}
                 path.with_suffix(".json").write_text(json.dumps({**known, "scores": scores}, indent=1) + "\n")
         plot(evaluations[0], ROOT / "docs" / f"{task}.png")
-        (ROOT / "docs" / f"{task}.md").write_text("\n".join(markdown(e) for e in evaluations))
+        parts = [markdown(e) for e in evaluations]
+        if curves_of(task):
+            plot_trainings(task, ROOT / "docs" / f"{task}_training.png")
+            parts.append(trainings(task))
+        (ROOT / "docs" / f"{task}.md").write_text("\n".join(parts))
     parts = [p.read_text() for p in sorted((ROOT / "docs").glob("*.md"))]
     head = "# Results\n\nInterquartile means over held-out tasks with 95 % bootstrap intervals, by number of episodes of adaptation.\n"
     head += "Made by `python benchmarks/results.py` from the files in `metarl/zoo` and `benchmarks/seeds`.\n"

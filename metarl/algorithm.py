@@ -71,6 +71,11 @@ class MetaRLAlgorithm(ABC):
         settings.check(config)
         self.spec, self.params, self.config, self.seed = spec, params, config, seed
 
+    @property
+    def pool_tasks(self) -> int:
+        """How many training tasks it comes back to, because it remembers each of them; 0: each rollout may be about new ones."""
+        return 0
+
     def to(self, device: torch.device | str) -> Self:
         """Move all networks to a device. An algorithm that keeps tensors outside of networks moves them as well."""
         for part in vars(self).values():

@@ -13,7 +13,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl import algos, tasks
+from metarl.algos.pearl import PEARL
 from metarl.measuring import Figure, Still, bare_physics, in_turns, median_ratio, replayed_physics, torch_threads
 from metarl.presets import config_for
 from metarl.robots.spec import unknown_name
@@ -32,6 +33,8 @@ from metarl.tasks.task import Task
 
 TASK, ALGORITHM = "arm_reach", "rl2"
 MAML_TASK = "point_navigation"
+PEARL_TASK = "half_cheetah_vel_pearl"
+PEARL_SIZES: dict[str, Any] = {"meta_batch": 16, "batch_size": 256, "context_size": 100, "layers": (300, 300, 300), "encoder_layers": (200, 200, 200)}
 NUM_SIMS, NUM_THREADS = 256, 2
 ASYNC_WORKERS = 8
 MIN_DOFS = 7  # of a model below which physics is too cheap for a figure against it
@@ -260,6 +263,52 @@ def _batched_policies(num_tasks: int, sizes: Sequence[int]) -> list[tuple[torch.
     return [(w.requires_grad_(), b.requires_grad_()) for w, b in zip(weights, biases, strict=True)]
 
 
+def pearl_against_bare_products() -> list[Figure]:
+    """A training step of PEARL of the published size against its matrix products alone."""
+    task = tasks.make(PEARL_TASK)
+    algorithm = algos.load("pearl")(task.spec, task.params, replace(config_for("pearl", PEARL_TASK), updates=0, **PEARL_SIZES), 0)
+    assert isinstance(algorithm, PEARL)
+    config, env = algorithm.config, BatchedEnv(task, algorithm.config.num_tasks, algorithm.config.num_robots)
+    env.set_tasks(task.sample(config.num_tasks))
+    algorithm.meta_update(collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True))
+    env.close()
+
+    def step() -> None:
+        algorithm.improve(algorithm.replay.draw_tasks(config.meta_batch, algorithm.generator))
+
+    with torch_threads(NUM_THREADS):
+        seconds = in_turns({"step": step, "bare": _products(algorithm)}, rounds=9)
+    said = f"training step of pearl, {config.meta_batch} tasks x {config.batch_size} decisions, layers {config.layers}"
+    return [
+        Figure(said, statistics.median(seconds["step"]), "s", "<= 0.38"),  # what a public implementation takes
+        Figure(f"{said}, in its bare matrix products", median_ratio(seconds["step"], seconds["bare"]), goal="<= 2"),
+    ]
+
+
+def _products(algorithm: PEARL) -> Callable[[], None]:
+    """The matrix products of a training step: (rows, in) @ (in, out) forwards, two more of that size where inputs and weights get gradients."""
+    config, spec = algorithm.config, algorithm.spec
+    rows, context = config.meta_batch * config.batch_size, config.meta_batch * config.context_size
+    of_encoder = [2 * spec.obs_size + spec.action_size + 1, *config.encoder_layers, 2 * config.latent_size]
+    of_policy = [spec.obs_size + config.latent_size, *config.layers, 2 * spec.action_size]
+    of_critic = [spec.obs_size + spec.action_size + config.latent_size, *config.layers, 1]
+    # members, rows, sizes, products: next actions, their worth, critics with gradients of weights, actions with them, their worth with those of inputs alone
+    passes = [(1, rows, of_policy, 1), (2, rows, of_critic, 1), (2, rows, of_critic, 3), (1, rows, of_policy, 3), (2, rows, of_critic, 2)]
+    passes.append((1, context, of_encoder, 3))
+    rng = torch.Generator().manual_seed(0)
+    pairs = []
+    for members, number, sizes, products in passes:
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            x, weight, gradient = (torch.randn(members, *s, generator=rng) for s in ((number, fan_in), (fan_in, fan_out), (number, fan_out)))
+            pairs += [(x, weight), (gradient, weight.mT), (x.mT, gradient)][:products]
+
+    def run() -> None:
+        for left, right in pairs:
+            torch.bmm(left, right)
+
+    return run
+
+
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "physics": env_against_physics,
     "suite": every_env_against_physics,
@@ -269,6 +318,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "iteration": iteration_against_physics,
     "latency": latency,
     "maml": maml_against_bare_passes,
+    "pearl": pearl_against_bare_products,
 }
 
 

@@ -138,8 +138,8 @@ class Evaluate(Command):
     """train, iid, ood_near or ood_far."""
     simulator: str = ""
     """mujoco, pybullet or analytic; by default the first one of the task."""
-    num_tasks: int = 64
-    """Tasks."""
+    num_tasks: Annotated[int | None, arg(metavar="INT")] = None
+    """Tasks; by default 64, or all of a published set that has fewer."""
     num_robots: Annotated[int | None, arg(metavar="INT")] = None
     """Copies of each task; by default one, or as many as a gradient-based algorithm was trained to learn from together."""
     episodes: Annotated[int | None, arg(metavar="INT")] = None
@@ -285,7 +285,7 @@ def plain_console() -> Console:
 
 
 def evaluate_files(
-    files: Sequence[str], robust: Sequence[str], oracle: Sequence[str], split: str, simulator: str, num_tasks: int, num_robots: int | None,
+    files: Sequence[str], robust: Sequence[str], oracle: Sequence[str], split: str, simulator: str, num_tasks: int | None, num_robots: int | None,
     episodes: int | None, seed: int, threads: int, console: Console,
 ) -> Evaluation:  # fmt: skip
     """The protocol, with references from the zoo where none are given."""

@@ -28,6 +28,7 @@ from metarl.statistics import Array, Estimate, interval, iqm
 from metarl.tasks.batched_env import BatchedEnv, Step
 from metarl.tasks.parameters import TaskBatch
 
+NUM_TASKS = 64  # that are evaluated where nobody says how many
 REFERENCES = ("random", "robust", "oracle")
 FEW_DECISIONS = 30  # in an episode with fewer a third says little
 
@@ -169,7 +170,7 @@ def evaluate(
     oracle: Sequence[str | Path] = (),
     split: str = "iid",
     simulator: str = "",
-    num_tasks: int = 64,
+    num_tasks: int | None = None,
     num_robots: int | None = None,
     episodes: int | None = None,
     seed: int = 0,
@@ -184,7 +185,7 @@ def evaluate(
         oracle: files of this reference, without which there are no scores.
         split: "train", "iid", "ood_near" or "ood_far".
         simulator: "" takes the task's first.
-        num_tasks: M.
+        num_tasks: M; by default 64, or all of a published set that has fewer.
         num_robots: R, copies of each task: one learner each, or, in gradient-based algorithms, more data for each inner step. By default
             as many as such an algorithm was trained with, and 1 for the others.
         episodes: K; by default the task's.
@@ -198,6 +199,7 @@ def evaluate(
     groups = _groups([*files, *robust, *oracle])
     task = tasks.make(_only_task(groups))
     num_robots = _robots_that_share(groups) if num_robots is None else num_robots
+    num_tasks = min(NUM_TASKS, len(task.published.get(split, range(NUM_TASKS)))) if num_tasks is None else num_tasks
     env = BatchedEnv(task, num_tasks, num_robots, simulator, threads, seed)
     batch = task.sample(num_tasks, split, seed)
     episodes = task.episodes_per_trial if episodes is None else episodes

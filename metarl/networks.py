@@ -142,7 +142,7 @@ class GaussianPolicy(nn.Module):
 
     def __init__(self, num_features: int, hidden: Sequence[int], action_size: int, std: float, min_std: float = 0.05) -> None:
         super().__init__()
-        self.mean = mlp([num_features, *hidden, action_size], last_gain=0.01)
+        self.mean: nn.Module = mlp([num_features, *hidden, action_size], last_gain=0.01)
         self.log_std = nn.Parameter(torch.full((action_size,), math.log(std - min_std)))
         self.min_std = min_std
 
@@ -160,7 +160,7 @@ class CategoricalPolicy(nn.Module):
 
     def __init__(self, num_features: int, hidden: Sequence[int], action_size: int) -> None:
         super().__init__()
-        self.logits = mlp([num_features, *hidden, action_size], last_gain=0.01)
+        self.logits: nn.Module = mlp([num_features, *hidden, action_size], last_gain=0.01)
 
     def forward(self, features: Tensor) -> Categorical:
         """At features (..., F)."""

@@ -18,6 +18,14 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "num_tasks": 96, "iterations": 120, "discount": 0.95, "minibatches": 4, "epochs": 6,
         "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05,
     },
+    "arm_push": {
+        "num_tasks": 128, "iterations": 160, "discount": 0.97, "gae_lambda": 0.95, "minibatches": 4, "epochs": 6,
+        "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05, "entropy_bonus": 0.001,
+    },
+    "arm_push_hidden_goal": {
+        "num_tasks": 128, "iterations": 160, "discount": 0.97, "gae_lambda": 0.95, "minibatches": 4, "epochs": 6,
+        "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05, "entropy_bonus": 0.001,
+    },
     "bandit_n10_k5": {
         "num_tasks": 1024, "iterations": 300, "discount": 1.0, "gae_lambda": 0.9, "minibatches": 2, "epochs": 4,
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.02,
@@ -27,11 +35,11 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "hidden_size": 64, "learning_rate": 2e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
     "kitchen_grid": {
-        "num_tasks": 256, "iterations": 400, "discount": 0.98, "gae_lambda": 0.95, "minibatches": 8, "epochs": 4,
+        "num_tasks": 256, "iterations": 200, "discount": 0.98, "gae_lambda": 0.95, "minibatches": 8, "epochs": 4,
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
     "kitchen": {
-        "num_tasks": 64, "iterations": 300, "discount": 0.95, "gae_lambda": 0.95, "minibatches": 4, "epochs": 6,
+        "num_tasks": 128, "iterations": 110, "discount": 0.97, "gae_lambda": 0.95, "minibatches": 8, "epochs": 5,
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
     },
     "quadrotor_track": {
@@ -48,6 +56,9 @@ _RECURRENT: dict[str, dict[str, Any]] = {
 PRESETS: dict[tuple[str, str], Mapping[str, Any]] = {
     (algorithm, task): settings for algorithm in ("rl2", "robust", "oracle") for task, settings in _RECURRENT.items()
 }
+# PPO as for RL², with smaller steps: twelve gated layers move further than one recurrent one
+for _task in ("bandit_n10_k5", "grid_navi", "arm_slide"):
+    PRESETS["snail", _task] = {k: v for k, v in _RECURRENT[_task].items() if k != "hidden_size"} | {"learning_rate": 1e-3}
 # a step after every single shot of one robot: many tasks, a small network, and step sizes that are meta-learned
 PRESETS["maml", "arm_slide"] = {
     "num_tasks": 128, "num_robots": 1, "iterations": 200, "layers": (32,), "credit": "returns",
@@ -64,6 +75,19 @@ PRESETS["maml", "bandit_n10_k5"] = {
 # PPO as for RL²; the weight of KL and the encoder's rate are those of VariBAD's code
 PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
 PRESETS["varibad", "point_navigation_semicircle"] = _RECURRENT["point_navigation_semicircle"] | {"vae_trials": 32, "num_decoded": 60}
+
+# the code's settings for the sparse point robot, in rewards of its own unit; the cheetah's with smaller networks and batches
+PRESETS["pearl", "sparse_point_pearl"] = {
+    "pool_tasks": 80, "prior_episodes": 5, "iterations": 60, "updates": 150, "batch_size": 64, "context_size": 128,
+    "layers": (64, 64), "encoder_layers": (64, 64),
+    "reward_scale": 1.0, "discount": 0.9, "kl_weight": 0.002, "learning_rate": 2e-3, "negentropy": 0.5,
+}  # fmt: skip
+PRESETS["pearl", "half_cheetah_vel"] = PRESETS["pearl", "half_cheetah_vel_pearl"] = {
+    "num_tasks": 10, "iterations": 134, "updates": 600, "batch_size": 128, "context_size": 64, "layers": (128, 128), "reward_scale": 0.2,
+}  # fmt: skip
+# ten times fewer decisions than RL²
+PRESETS["amago", "grid_navi"] = {"num_tasks": 48, "iterations": 110, "updates": 30, "buffer_trials": 3072}
+PRESETS["amago", "arm_slide"] = {"num_tasks": 32, "iterations": 90, "updates": 40, "batch_trials": 128, "lookahead": (1, 4, 20)}
 
 
 def config_for(algorithm: str, task: str) -> Any:

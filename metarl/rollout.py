@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Rollout:
         terminated, truncated, valid: (M, R, K, H) bool; see `Step`.
         values: (M, P) the tasks' parameters as `TaskBatch.normalised` gives them, for privileged training only.
         task_ids: M stable ids.
+        training_reward: (M, R, K, H) what training may be told in place of the reward, or None; see `Task.training_reward`.
     """
 
     obs: Tensor
@@ -38,6 +39,12 @@ class Rollout:
     valid: Tensor
     values: Tensor
     task_ids: tuple[str, ...]
+    training_reward: Tensor | None = None
+
+    @property
+    def told_reward(self) -> Tensor:
+        """(M, R, K, H) what a learner is told in training: the reward, where the task has nothing better to say."""
+        return self.reward if self.training_reward is None else self.training_reward
 
     @property
     def env_steps(self) -> int:
@@ -51,7 +58,8 @@ class Rollout:
 
     def to(self, device: torch.device | str) -> Rollout:
         """The same rollout on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "task_ids"})
+        moved: dict[str, Any] = {f.name: x.to(device) for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
 
 
 def collect(
@@ -76,6 +84,7 @@ def collect(
     sizes = {"obs": (spec.obs_size,), "action": (spec.action_size,), "next_obs": (spec.obs_size,)}
     kinds = {f.name: torch.float32 if f.name in (*sizes, "reward") else torch.bool for f in fields(Step)}
     store = {name: torch.zeros(*shape, *sizes.get(name, ()), dtype=kind, device=env.device) for name, kind in kinds.items()}
+    told = torch.zeros(shape, device=env.device) if env.task.has_training_reward else None
     _check_fits(adapter, env)
     adapter.reset()
     values = env.tasks.normalised().to(env.device)
@@ -88,13 +97,15 @@ def collect(
             adapter.observe(step)
             for name in store:
                 store[name][:, :, k, h] = getattr(step, name)
+            if told is not None:
+                told[:, :, k, h] = env.training_reward()
             if on_step is not None:
                 on_step(k, h, step)
             obs = step.next_obs
             if env.all_ended:
                 break
         adapter.adapt()
-    return Rollout(**store, values=values, task_ids=env.tasks.ids)
+    return Rollout(**store, values=values, task_ids=env.tasks.ids, training_reward=told)
 
 
 def _check_fits(adapter: Adapter, env: BatchedEnv) -> None:

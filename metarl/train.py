@@ -124,7 +124,7 @@ def meta_train(
         try:
             for iteration in range(progress.iteration, config.iterations):
                 began, trace = time.perf_counter(), Trace(env)
-                env.set_tasks(task.practice(num_tasks, run.seed, iteration))
+                env.set_tasks(task.practice(num_tasks, run.seed, iteration, algorithm.pool_tasks))
                 torch.set_num_threads(1)  # beside the physics a second thread makes small operations slower; a large update needs it
                 rollout = collect(env, algorithm.adapter(num_tasks, num_robots, training=True), explore=True, on_step=trace)
                 torch.set_num_threads(threads)

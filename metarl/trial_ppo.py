@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,7 @@ from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import EnvSpec
-
-FLAGS_AND_REWARD = 3  # numbers of a transition beside observation and action
+from metarl.trials import Rows, Senses, trials, valid_first
 
 
 @dataclass(frozen=True)
@@ -64,39 +63,7 @@ class TrialPPOConfig:
     """An update stops when the policy has moved this far."""
 
 
-# ---- trials as sequences ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Rows:
-    """Tensors of N trials each: (N, ...)."""
-
-    def rows(self, index: Tensor) -> Self:
-        """Some of the trials."""
-        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-
-@dataclass
-class Trials(Rows, Step):
-    """Rollouts as N = M R sequences of T = K H decisions, the valid ones first, in order: held steps never reach a network.
-
-    The fields of `Step`, with (N, T) in place of (M, R).
-    """
-
-
-def valid_first(rollout: Rollout) -> Tensor:
-    """(N, T) where in the trial each decision of the sequences took place: the valid ones first, in order."""
-    return (~rollout.valid.flatten(2).flatten(0, 1)).byte().argsort(dim=1, stable=True)
-
-
-def trials(rollout: Rollout, order: Tensor) -> Trials:
-    """The rollout as sequences, in the order that `valid_first` gave."""
-
-    def sequence(x: Tensor) -> Tensor:
-        x = x.flatten(2, 3).flatten(0, 1)
-        return x.gather(1, order.reshape(*order.shape, *[1] * (x.ndim - 2)).expand_as(x))
-
-    return Trials(*(sequence(getattr(rollout, f.name)) for f in fields(Trials)))
+# ---- networks and what they remember ----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -110,7 +77,7 @@ class Batch(Rows):
         reward: (N, T).
         episode_end, valid: (N, T) bool.
         time_left: (N, T, 1) part of the trial, or of the episode where there is no memory.
-        task: (N, T, P).
+        task: (N, 1, P), the same all along.
     """
 
     obs: Tensor
@@ -123,24 +90,14 @@ class Batch(Rows):
     task: Tensor
 
 
-# ---- networks and what they remember ----------------------------------------------------------------------------------------
-
-
-def transition_size(spec: EnvSpec, told: int = 0) -> int:
-    """Numbers that a memory takes in of one decision, with `told` parameters of the task."""
-    return spec.obs_size + spec.action_size + FLAGS_AND_REWARD + told
-
-
-class TrialNetwork(nn.Module):
+class TrialNetwork(Senses):
     """A memory, and a policy and a value function that read what it knows: `memory_size` features."""
 
     def __init__(
         self, spec: EnvSpec, num_params: int, memory: nn.Module, memory_size: int, layers: tuple[int, ...], initial_std: float, privileged: bool = False
     ) -> None:
-        super().__init__()
+        super().__init__(spec)
         self.privileged = privileged
-        self.normalizer = Normalizer(spec.obs_size)
-        self.reward_normalizer = Normalizer(1)
         self.memory = memory
         self.policy = make_policy(spec, spec.obs_size + (num_params if privileged else 0) + memory_size, layers, initial_std)
         self.value = mlp([spec.obs_size + memory_size + num_params + 1, *layers, 1])
@@ -148,21 +105,29 @@ class TrialNetwork(nn.Module):
 
     def transition(self, step: Step, task: Tensor) -> Tensor:
         """(..., I) what the memory takes in of decisions."""
-        told = [task] if self.privileged else []
-        signals = [self.reward_normalizer(step.reward.unsqueeze(-1)), step.terminated.unsqueeze(-1), step.truncated.unsqueeze(-1)]
-        return torch.cat([self.normalizer(step.next_obs), step.action.clamp(-1, 1), *signals, *told], -1)
+        seen = self.experience(step)
+        return torch.cat([seen, task.expand(*seen.shape[:-1], -1)], -1) if self.privileged else seen
 
     def act(self, obs: Tensor, known: Tensor, task: Tensor) -> Distribution:
         """What to do at normalised observations (..., O) with what is known (..., F)."""
-        told = [task] if self.privileged else []
+        told = [task.expand(*obs.shape[:-1], -1)] if self.privileged else []
         said: Distribution = self.policy(torch.cat([obs, known, *told], -1))
         return said
 
     def evaluate(self, batch: Batch, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, normalised values and entropies, all (N, T), of what was done with what was known (N, T, F)."""
         policy = self.act(batch.obs, known, batch.task)
-        value = self.value(torch.cat([batch.obs, known, batch.task, batch.time_left], -1)).squeeze(-1)
-        return policy.log_prob(batch.action), value, policy.entropy()
+        return policy.log_prob(batch.action), self.value_of(batch, known), policy.entropy()
+
+    def value_of(self, batch: Batch, known: Tensor) -> Tensor:
+        """(N, T) normalised. What the first layer makes of the task is computed once per trial: a task may have hundreds of parameters."""
+        first, rest = self.value[0], self.value[1:]
+        assert isinstance(first, nn.Linear)
+        changing = torch.cat([batch.obs, known, batch.time_left], -1)
+        of_changing, of_task = first.weight.split([changing.shape[-1], batch.task.shape[-1]], 1)
+        x = nn.functional.linear(changing, of_changing, first.bias) + nn.functional.linear(batch.task, of_task)
+        said: Tensor = rest(x)
+        return said.squeeze(-1)
 
 
 class TrialAdapter(ABC):
@@ -243,8 +208,7 @@ class TrialPPO(MetaRLAlgorithm):
         rollout = rollout.to(self.device)
         logs = self.improve(rollout, self.batch(rollout))
         # only now, so that everything above saw the numbers that the adapter acted with
-        self.network.normalizer.update(torch.cat([rollout.obs, rollout.next_obs]), torch.cat([rollout.valid, rollout.valid]))
-        self.network.reward_normalizer.update(rollout.reward.unsqueeze(-1), rollout.valid)
+        self.network.take_in(rollout)
         self.iteration += 1
         return logs
 
@@ -254,7 +218,7 @@ class TrialPPO(MetaRLAlgorithm):
         said = trials(rollout, order)
         length, horizon = order.shape[1], rollout.obs.shape[3]
         left = 1 - order / length if self.remembers else 1 - (order % horizon) / horizon
-        task = rollout.values[:, None, None].expand(*rollout.valid.shape[:2], length, -1).flatten(0, 1)
+        task = rollout.values.repeat_interleave(rollout.valid.shape[1], 0).unsqueeze(1)
         obs, transition, ends = self.network.normalizer(said.obs), self.network.transition(said, task), said.terminated | said.truncated
         return Batch(obs, said.action, transition, said.reward, ends, said.valid, left.unsqueeze(-1), task)
 

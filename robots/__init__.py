@@ -6,11 +6,11 @@ import functools
 import importlib
 import pkgutil
 
-from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec, ServoSpec, unknown_name
+from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec, ServoSpec, VehicleSpec, unknown_name
 
 _NOT_ROBOTS = {"spec", "kinematics"}
 
-__all__ = ["ArmSpec", "Controls", "JointTrajectory", "RobotSpec", "ServoSpec", "load", "load_arm", "names"]
+__all__ = ["ArmSpec", "Controls", "JointTrajectory", "RobotSpec", "ServoSpec", "VehicleSpec", "load", "load_arm", "names"]
 
 
 def names() -> list[str]:

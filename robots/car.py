@@ -5,15 +5,15 @@ Wheels are spheres: MuJoCo and PyBullet agree on where a sphere touches the grou
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from metarl.robots.spec import RobotSpec
+from metarl.robots.spec import WXYZ, Twist, Vec, VehicleSpec, clamp
 
 if TYPE_CHECKING:
     import mujoco
+    from torch import Tensor
 
 # Size and weight of a 1/10 touring car; 4 kg with battery, computer and lidar (as in the F1TENTH and MuSHR platforms)
 WHEELBASE, TRACK = 0.32, 0.24  # m, between axles; between left and right wheels
@@ -22,6 +22,8 @@ CHASSIS_MASS, WHEEL_MASS, KNUCKLE_MASS = 3.2, 0.15, 0.1  # kg
 CHASSIS_HALF = (0.2, 0.08, 0.03)  # m
 CHASSIS_HEIGHT = 0.07  # m, of its centre of mass above the ground
 MAX_SPEED, MAX_STEER = 4.0, 0.4  # m/s, rad: what the command can ask for
+BRAKING = 4.0  # m/s², of a stop: what tyres hold on a wet road
+CREEP = 1e-3  # m/s, under which nothing moves: a twist at speed 0 could not say the steering angle
 # Drive: torque = kv (wanted - wheel speed), cut at the motor's limit: four wheels push with 25 N, 6.4 m/s²
 DRIVE_GAIN, DRIVE_TORQUE = 0.05, 0.35  # N·m·s/rad, N·m
 # Steering servo: a hobby servo of 1.5 N·m, critically damped with the knuckle's inertia and the wheel's
@@ -133,6 +135,8 @@ def controls(speed: Tensor, steer: Tensor) -> Tensor:
         speed: (...) m/s, of the middle of the rear axle.
         steer: (...) rad, of a wheel in the middle between the front wheels; positive turns left.
     """
+    import torch  # here, because the process that guards the motors needs this file and nothing of torch
+
     bend = torch.tan(steer) / WHEELBASE  # 1/m, of the path of the rear axle's middle
     side = bend.new_tensor([1.0, -1.0]) * (0.5 * TRACK)  # left, right
     nearer = 1 - bend.unsqueeze(-1) * side  # Ackermann: a wheel's distance from the centre of the turn, over that of the middle
@@ -141,4 +145,54 @@ def controls(speed: Tensor, steer: Tensor) -> Tensor:
     return torch.cat([angles, rear / angles.cos(), rear], -1)
 
 
-SPEC = RobotSpec(name="car", joint_names=(*STEERS, *DRIVES), control_dt=0.04, physics_dt=0.004, build=build)
+def command_of(ctrl: Tensor) -> Tensor:
+    """Speed (m/s) and steering angle (rad) (..., 2) that `controls` made motor commands (..., 6) of."""
+    import torch  # here, because the process that guards the motors needs this file and nothing of torch
+
+    left = torch.tan(ctrl[..., 0])
+    bend = left / (WHEELBASE + 0.5 * TRACK * left)
+    return torch.stack([WHEEL_RADIUS * ctrl[..., 4:].mean(-1), torch.atan(WHEELBASE * bend)], -1)
+
+
+def ctrl_of(command: Tensor) -> Tensor:
+    """Commands (..., 6) of all motors from speed and steering angle (..., 2)."""
+    return controls(command[..., 0], command[..., 1])
+
+
+def twist_of(command: Sequence[float]) -> Twist:
+    """Speed and yaw rate of the rear axle's middle, as Nav2 and ros2_control's Ackermann controller take it; a standing car creeps, so that it can steer."""
+    speed, steer = max(float(command[0]), CREEP), float(command[1])
+    return speed, 0.0, 0.0, 0.0, 0.0, speed * math.tan(steer) / WHEELBASE
+
+
+def of_twist(twist: Twist, before: Sequence[float]) -> Vec:
+    """Speed and steering angle of a twist; where it stands still, the angle before."""
+    speed, yaw_rate = twist[0], twist[5]
+    if abs(speed) < 0.5 * CREEP:
+        return 0.0, float(before[1])
+    return (0.0 if abs(speed) <= CREEP else speed), math.atan(yaw_rate * WHEELBASE / speed)
+
+
+def safe(before: Sequence[float], attitude: WXYZ | None, vertical_speed: float, elapsed: float) -> Vec:
+    """Brake evenly and keep the steering angle: a wheel turned straight leaves the road, one that locks does not steer."""
+    speed = float(before[0])
+    return speed - clamp(speed, -BRAKING * elapsed, BRAKING * elapsed), float(before[1])
+
+
+SPEC = VehicleSpec(
+    name="car",
+    joint_names=(*STEERS, *DRIVES),
+    control_dt=0.04,
+    physics_dt=0.004,
+    build=build,
+    command_names=("speed", "steer"),
+    command_limits=((0.0, MAX_SPEED), (-MAX_STEER, MAX_STEER)),
+    # wheel motors and servos have torque limits and lags of their own: the whole range in a period is theirs to follow
+    slew_limits=(MAX_SPEED / 0.04, 2 * MAX_STEER / 0.04),
+    ctrl_of=ctrl_of,
+    command_of=command_of,
+    twist_of=twist_of,
+    of_twist=of_twist,
+    safe=safe,
+    prefix="car_",
+)

@@ -7,12 +7,14 @@ proportional to the error of its rate, whose command has the same lag.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from metarl.robots.spec import RobotSpec
+from metarl.robots.spec import WXYZ, Twist, Vec, VehicleSpec, clamp
 
 if TYPE_CHECKING:
     import mujoco
+    from torch import Tensor
 
 GRAVITY = 9.81  # m/s²
 MASS = 0.8  # kg, the class of Neural-Fly's and of most research quadrotors between a Crazyflie and a delivery drone
@@ -24,6 +26,7 @@ MAX_RATE = (4.0, 4.0, 2.0)  # rad/s
 RATE_GAIN = (0.15, 0.175, 0.11)  # N·m·s/rad: time constants of 40, 40 and 100 ms
 MAX_TORQUE = (0.9, 0.9, 0.15)  # N·m: a third of the thrust to one side; yaw has only the rotors' drag
 MOTOR_LAG = 0.04  # s
+LEVELLING, SINKING = 4.0, 4.0  # 1/s: how fast a stop turns a tilted frame level, and ends its climbing or sinking
 # places of the rotors in the frame: front left, rear left, rear right, front right
 ROTORS = tuple((ARM * math.cos(a), ARM * math.sin(a)) for a in (math.pi / 4, 3 * math.pi / 4, -3 * math.pi / 4, -math.pi / 4))
 MOTORS = ("thrust", "roll_rate", "pitch_rate", "yaw_rate")
@@ -76,4 +79,47 @@ def _add_motor(spec: mujoco.MjSpec, name: str, gear: tuple[float, ...], gain: fl
     )  # fmt: skip
 
 
-SPEC = RobotSpec(name="quadrotor", joint_names=(), control_dt=0.02, physics_dt=0.004, build=build)
+def same(command: Tensor) -> Tensor:
+    """Motors take thrust and body rates as they are."""
+    return command
+
+
+def twist_of(command: Sequence[float]) -> Twist:
+    """Body rates as the angular part, and the collective thrust in N as linear z: a twist has no other place for it."""
+    thrust, roll, pitch, yaw = (float(v) for v in command)
+    return 0.0, 0.0, thrust, roll, pitch, yaw
+
+
+def of_twist(twist: Twist, before: Sequence[float]) -> Vec:
+    """Thrust and body rates."""
+    return twist[2], twist[3], twist[4], twist[5]
+
+
+def safe(before: Sequence[float], attitude: WXYZ | None, vertical_speed: float, elapsed: float) -> Vec:
+    """Turn level and end climbing or sinking; without a known attitude, stop turning and hover."""
+    if attitude is None:
+        return HOVER, 0.0, 0.0, 0.0
+    w, x, y, z = attitude
+    up = (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y))  # the world's, in the frame
+    thrust = (HOVER - SINKING * MASS * vertical_speed) / max(up[2], 0.5)
+    roll, pitch = (clamp(LEVELLING * v, -m, m) for v, m in zip((-up[1], up[0]), MAX_RATE[:2], strict=True))
+    return clamp(thrust, 0.0, MAX_THRUST), roll, pitch, 0.0
+
+
+SPEC = VehicleSpec(
+    name="quadrotor",
+    joint_names=(),
+    control_dt=0.02,
+    physics_dt=0.004,
+    build=build,
+    command_names=MOTORS,
+    command_limits=((0.0, MAX_THRUST), *((-m, m) for m in MAX_RATE)),
+    # the rate loops and the motors' lag smooth what comes: the whole range in a period is theirs to follow
+    slew_limits=(MAX_THRUST / 0.02, *(2 * m / 0.02 for m in MAX_RATE)),
+    ctrl_of=same,
+    command_of=same,
+    twist_of=twist_of,
+    of_twist=of_twist,
+    safe=safe,
+    prefix="",
+)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Vec = tuple[float, ...]
+WXYZ = tuple[float, float, float, float]
+Twist = tuple[float, float, float, float, float, float]
+"""Linear x, y, z in m/s (or what a robot's file says) and angular x, y, z in rad/s, in the body's own frame."""
 
 
 class Controls(NamedTuple):
@@ -64,6 +67,11 @@ class RobotSpec:
     def velocity_limits(self) -> dict[str, float]:
         """Joint name -> rad/s or m/s, where known."""
         return {}
+
+    @property
+    def patience(self) -> float:
+        """Seconds without a command after which a fast control loop is taken for dead."""
+        return min(5 * self.control_dt, 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +122,50 @@ class ArmSpec(ServoSpec):
         """Lower and upper position limits, each (J,), with the dtype and device of `like`."""
         low, high = zip(*self.qpos_limits, strict=True)
         return constant(low, like.dtype, like.device), constant(high, like.dtype, like.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VehicleSpec(RobotSpec):
+    """A robot that is driven by C numbers, held until the next ones come: speed and steering angle, or thrust and body rates. On ROS, a TwistStamped.
+
+    All but `ctrl_of` and `command_of` are plain numbers: the process that guards the motors has no torch.
+
+    Attributes:
+        command_names: C.
+        command_limits: (C, 2) least and most, SI units.
+        slew_limits: (C,) largest change per second.
+        ctrl_of: commands (..., C) -> what the actuators get (..., U).
+        command_of: the way back.
+        twist_of: a command (C,) as a twist.
+        of_twist: a twist as command (C,); the second argument is the command before, for what a twist of 0 does not say.
+        safe: the next command on the way to a standstill, or to a level hover. Arguments: the command before (C,); attitude, where it is
+            known; vertical speed in m/s; seconds since the command before.
+        prefix: of the readings `pos`, `quat`, `linvel`, `angvel` (world frame) that are the vehicle's own.
+        command_topic, state_topic, imu_topic: ROS topics (relative): TwistStamped, Odometry, Imu.
+    """
+
+    command_names: tuple[str, ...]
+    command_limits: tuple[tuple[float, float], ...]
+    slew_limits: Vec
+    ctrl_of: Callable[[Tensor], Tensor]
+    command_of: Callable[[Tensor], Tensor]
+    twist_of: Callable[[Sequence[float]], Twist]
+    of_twist: Callable[[Twist, Sequence[float]], Vec]
+    safe: Callable[[Sequence[float], WXYZ | None, float, float], Vec]
+    prefix: str
+    command_topic: str = "cmd_vel"
+    state_topic: str = "odom"
+    imu_topic: str = "imu"
+
+    @property
+    def rest(self) -> Vec:
+        """The command of a standstill or a level hover (C,): where `safe` ends."""
+        return self.safe(tuple(0.0 for _ in self.command_names), None, 0.0, 1e9)
+
+
+def clamp(value: float, low: float, high: float) -> float:
+    """The nearest number in [low, high]."""
+    return min(max(value, low), high)
 
 
 @functools.cache

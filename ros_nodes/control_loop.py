@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from metarl import meta_parameters, tasks
 from metarl.algorithm import Adapter
-from metarl.robots.spec import JointTrajectory, RobotSpec
+from metarl.robots.spec import Controls, JointTrajectory, RobotSpec, VehicleSpec
 from metarl.ros_nodes import readings
 from metarl.ros_nodes.rejection import Rejected, RejectedAction
 from metarl.tasks.batched_env import Step
@@ -29,15 +30,15 @@ class Decision(NamedTuple):
 
     Attributes:
         action: (A,) as the adapter gave it.
-        trajectory: the motion that it stands for, (S, J).
+        command: what it stands for: a motion (S, J), or what a vehicle's motors get (U,).
     """
 
     action: Tensor
-    trajectory: JointTrajectory
+    command: JointTrajectory | Controls
 
 
 class ControlLoop:
-    """Keeps what belongs to one robot between two decisions: observation, last action, last commanded pose.
+    """Keeps what belongs to one robot between two decisions: observation, last action, last command.
 
     Args:
         task: whose `observation` and `command` are used; its reward and its parameters are not.
@@ -67,11 +68,14 @@ class ControlLoop:
         """
         ready = readings.complete(self.task, self.needs, seen)
         self._last_action = torch.zeros(1, self.task.spec.action_size)
-        self._command_qpos = ready["qpos"]
+        robot = self.task.robot
+        self._commanded = torch.tensor([robot.rest]) if isinstance(robot, VehicleSpec) else ready["qpos"]
+        if isinstance(robot, VehicleSpec):
+            self._commanded = robot.ctrl_of(self._commanded)
         sensed, self._obs = self._observe(ready)
         return self._act(sensed)
 
-    def take_result(self, reward: float, terminated: bool, truncated: bool, seen: Readings, executed_qpos: Tensor | None = None) -> Decision | None:
+    def take_result(self, reward: float, terminated: bool, truncated: bool, seen: Readings, executed: Tensor | None = None) -> Decision | None:
         """Tell the adapter what became of its decision, and act again unless the episode has ended.
 
         Args:
@@ -79,7 +83,7 @@ class ControlLoop:
             terminated: the episode ended by itself.
             truncated: the episode ended because its time was up.
             seen: readings after the decision, name -> (n,).
-            executed_qpos: (J,) pose that was commanded in the end, where it may differ from the decided one.
+            executed: (J,) pose, or (U,) of a vehicle's motors, that was commanded in the end, where it may differ from the decided one.
 
         Raises:
             Rejected: no decision is open, or something given cannot be used; nothing was changed by it.
@@ -91,9 +95,9 @@ class ControlLoop:
             raise Rejected("not_finite", f"the reward is {reward}")
         ready = readings.complete(self.task, self.needs, seen)
         before_obs, given = self._obs, self._action
-        if executed_qpos is not None:
-            self._command_qpos = executed_qpos.unsqueeze(0)
-        self._last_action = given.clamp(-1.0, 1.0)
+        if executed is not None:
+            self._commanded = executed.unsqueeze(0)
+        self._last_action = self._possible(given)
         sensed, self._obs = self._observe(ready)
         self.adapter.observe(_step(before_obs, given, reward, self._obs, terminated, truncated))
         if terminated or truncated:
@@ -107,7 +111,8 @@ class ControlLoop:
 
     def _observe(self, ready: Readings) -> tuple[Readings, Tensor]:
         """What is sensed together with what is kept here, and the observation (1, O) of it."""
-        sensed = {**ready, "last_action": self._last_action, "command_qpos": self._command_qpos}
+        name = "command_ctrl" if isinstance(self.task.robot, VehicleSpec) else "command_qpos"
+        sensed = {**ready, "last_action": self._last_action, name: self._commanded}
         return sensed, self.task.observation(sensed)
 
     def _act(self, sensed: Readings) -> Decision:
@@ -118,11 +123,18 @@ class ControlLoop:
         if not bool(action.isfinite().all()):
             raise RejectedAction("not_finite", f"the action is {action.flatten().tolist()}")
         self._action = action[0].float()
-        trajectory = self.task.command(self._action.clamp(-1.0, 1.0), sensed)
-        assert isinstance(trajectory, JointTrajectory), "the robot of a control loop is an arm"
-        self._command_qpos = trajectory.qpos[:, -1]
+        command = self.task.command(self._possible(self._action), sensed)
         self._deciding = True
-        return Decision(self._action[0], JointTrajectory(trajectory.qpos[0], trajectory.qvel[0], trajectory.dt))
+        if isinstance(command, Controls):
+            self._commanded = command.ctrl
+            return Decision(self._action[0], Controls(command.ctrl[0]))
+        assert isinstance(command, JointTrajectory), "a control loop has a robot"
+        self._commanded = command.qpos[:, -1]
+        return Decision(self._action[0], JointTrajectory(command.qpos[0], command.qvel[0], command.dt))
+
+    def _possible(self, action: Tensor) -> Tensor:
+        """The action (1, A) as the environment takes it."""
+        return one_hot(action.argmax(-1), self.task.spec.action_size).float() if self.task.discrete else action.clamp(-1.0, 1.0)
 
 
 def _step(obs: Tensor, action: Tensor, reward: float, next_obs: Tensor, terminated: bool, truncated: bool) -> Step:

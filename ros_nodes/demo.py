@@ -77,7 +77,7 @@ def show(demo: Demo, choice: Arm, console: Console) -> dict[str, Any]:
     """Run one trial and print it as it happens; what was seen, as plain values."""
     task = tasks.make(choice.task)
     hidden = task.sample(1, choice.split, start=choice.index)
-    console.print(f"{choice.meta_parameters} on {task.robot_name} in {choice.simulator}, over ROS 2. What the robot is not told:")
+    console.print(f"{choice.policy} on {task.robot_name} in {choice.simulator}, over ROS 2. What the robot is not told:")
     console.print(hidden.describe(0), highlight=False)
     with Board(task, console) as board, Domain() as domain, Listener(domain, board.hear) as listener, Graph(arm(choice, observers=1), domain) as graph:
         graph.wait_until(lambda: listener.heard_all() and graph.finished("task"), PATIENCE, "the trial to end")

@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from metarl.robots.spec import unknown_name
 from metarl.ros_nodes import PARENT_VARIABLE
 from metarl.tasks import SPLITS, simulators
 
@@ -34,17 +35,21 @@ class NodeSpec:
         name: of the node.
         executable: console script, and the module of that name in `metarl.ros_nodes`.
         parameters, remappings: as ROS knows them.
+        files: YAML files of parameters, which the ones above rule.
     """
 
     name: str
     executable: str
     parameters: Mapping[str, Value] = field(default_factory=dict)
     remappings: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     @property
     def command(self) -> list[str]:
         """How to start it with this Python, wherever its console script may be."""
         arguments = [sys.executable, "-m", f"metarl.ros_nodes.{self.executable}", "--ros-args"]
+        for file in self.files:
+            arguments += ["--params-file", file]
         for name, value in self.parameters.items():
             arguments += ["-p", f"{name}:={json.dumps(value)}"]  # quoted, so that no text is taken for a number
         for old, new in self.remappings.items():
@@ -53,53 +58,144 @@ class NodeSpec:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """What a person chooses of the arm's graph; each field is an argument of `launch/arm.launch.py` and of the demo.
+class Choice:
+    """What a person chooses of a graph; each field is an argument of its launch file.
 
     Attributes:
-        meta_parameters: a file, or zoo:TASK/ALGORITHM.
+        policy: a meta-parameters file, or zoo:TASK/ALGORITHM.
         task: the task distribution.
+        robot: sim, or hardware: then whatever drives the robot says its state, and somebody offers `operator/begin_episode`.
         simulator: behind the robot's topics.
+        pace: of the simulation: lockstep waits for commands, realtime for nobody.
+        mode: of the adapter.
         split, index: which hidden task.
         seed: of everything random in the simulated world.
         episodes: of the trial; 0 takes the task's own number.
+        record: whether a bag is written.
+        bag: the folder of that bag, which must not exist yet; "" names one after the date.
+        config: a YAML file of parameters, or the name of one of launch/config: what the robot's joints and topics are called.
     """
 
-    meta_parameters: str = "zoo:arm_slide/rl2"
+    policy: str = "zoo:arm_slide/rl2"
     task: str = "arm_slide"
     simulator: str = "pybullet"
     split: str = "iid"
     index: int = 0
     seed: int = 0
     episodes: int = 0
+    robot: str = "sim"
+    pace: str = "lockstep"
+    mode: str = "adapt"
+    record: bool = False
+    bag: str = ""
+    config: str = ""
 
 
-CHOICES = {"simulator": tuple(n for n in simulators.NAMES if n != "analytic"), "split": SPLITS}
+class Arm(Choice):
+    """The defaults of `launch/arm.launch.py`."""
 
 
-def arm(choice: Arm, observers: int = 0) -> tuple[NodeSpec, ...]:
-    """Simulated robot, safety, adapter and task.
+@dataclass(frozen=True)
+class Car(Choice):
+    """The defaults of `launch/car.launch.py`."""
+
+    policy: str = "zoo:car_track/rl2"
+    task: str = "car_track"
+    simulator: str = "mujoco"
+    pace: str = "realtime"
+
+
+@dataclass(frozen=True)
+class Quadrotor(Choice):
+    """The defaults of `launch/quadrotor.launch.py`."""
+
+    policy: str = "zoo:quadrotor_track/rl2"
+    task: str = "quadrotor_track"
+    simulator: str = "mujoco"
+    pace: str = "realtime"
+
+
+CHOICES = {
+    "simulator": tuple(n for n in simulators.NAMES if n != "analytic"),
+    "split": SPLITS,
+    "robot": ("sim", "hardware"),
+    "pace": ("lockstep", "realtime"),
+    "mode": ("adapt", "frozen", "shadow"),
+}
+# s: a simulated robot shares this machine's processor with everything else, and in lockstep its time stands still between commands; resets move it at once
+_TIMEOUTS: dict[str, dict[str, Value]] = {
+    "lockstep": {"state_timeout": 10.0, "command_timeout": 10.0, "may_jump": True},
+    "realtime": {"state_timeout": 0.25, "command_timeout": 0.1, "may_jump": True},
+}
+
+
+def graph(choice: Choice, observers: int = 0) -> tuple[NodeSpec, ...]:
+    """Robot (simulated, or none of ours), safety, adapter and task, and a recorder where it is wanted.
 
     Args:
         choice: what is run.
         observers: how many besides the adapter will listen to the task's events; the trial waits for them.
+
+    Raises:
+        ValueError: a choice does not exist.
     """
     from metarl import tasks
 
+    for name, known in CHOICES.items():
+        if getattr(choice, name) not in known:
+            raise unknown_name(name, getattr(choice, name), known)
+    simulated = choice.robot == "sim"
     robot = tasks.make(choice.task).robot_name
-    world: dict[str, Value] = {name: getattr(choice, name) for name in ("task", "simulator", "split", "index", "seed")}
-    trial: dict[str, Value] = {"task": choice.task, "episodes": choice.episodes, "observers": observers}
-    heard = {"action": "adapter/action", "executed": "safety/executed", "begin_episode": "sim/begin_episode"}
+    world: dict[str, Value] = {name: getattr(choice, name) for name in ("task", "simulator", "split", "index", "seed", "pace")}
+    trial: dict[str, Value] = {"task": choice.task, "episodes": choice.episodes, "observers": observers + choice.record}
+    heard = {"action": "adapter/action", "executed": "safety/executed", "begin_episode": "sim/begin_episode" if simulated else "operator/begin_episode"}
     statuses = {f"{name}_status": f"{name}/status" for name in ("adapter", "safety")}
-    return (
-        NodeSpec("sim", "sim_node", world),
-        # the simulated robot shares this machine's processor with everything else, so its joint states may be late
-        NodeSpec("safety", "safety_node", {"robot": robot, "state_timeout": 2.0}, {"command": "adapter/command"}),
-        NodeSpec(
-            "adapter", "adapter_node", {"meta_parameters": choice.meta_parameters, "robot": robot}, {"events": "task/events", "executed": "safety/executed"}
-        ),
+    timeouts = _TIMEOUTS[choice.pace] if simulated else {}
+    policy: dict[str, Value] = {"meta_parameters": choice.policy, "robot": robot, "mode": choice.mode}
+    nodes = [
+        NodeSpec("safety", "safety_node", {"robot": robot, **timeouts}, {"command": "adapter/command"}),
+        NodeSpec("adapter", "adapter_node", policy, {"events": "task/events", "executed": "safety/executed"}),
         NodeSpec("task", "task_node", trial, heard | statuses),
-    )
+    ]
+    if simulated:
+        nodes.insert(0, NodeSpec("sim", "sim_node", world))
+    if choice.record:
+        nodes.append(NodeSpec("recorder", "recorder_node", {"bag": choice.bag, "about": json.dumps(asdict(choice)), "start": True}))
+    if choice.config:
+        nodes = [replace(node, files=(config_file(choice.config),)) for node in nodes]
+    return tuple(nodes)
+
+
+def replay(bag: str, policy: str = "", rate: float = 0.0) -> tuple[NodeSpec, ...]:
+    """One node that plays a bag and makes its adaptation again.
+
+    Args:
+        bag: folder.
+        policy: a meta-parameters file, or zoo:TASK/ALGORITHM; "": the one that was recorded.
+        rate: how much faster than it was; 0: at once.
+    """
+    return (NodeSpec("replay", "replay_node", {"bag": bag, "policy": policy, "rate": rate}),)
+
+
+def arm(choice: Choice, observers: int = 0) -> tuple[NodeSpec, ...]:
+    """The arm's graph: as `graph`."""
+    return graph(choice, observers)
+
+
+def config_file(name: str) -> str:
+    """The YAML file that `name` stands for: a path, or one of launch/config without its ending.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folders = [Path(__file__).resolve().parents[1] / "launch" / "config"]
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    folders += [Path(prefix) / "share" / "metarl" / "launch" / "config" for prefix in prefixes if prefix]
+    for place in (Path(name), *(folder / f"{name}.yaml" for folder in folders)):
+        if place.is_file():
+            return str(place.resolve())
+    known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+    raise FileNotFoundError(f"there is no parameter file {name!r}; launch/config has {', '.join(known) or 'none'}")
 
 
 # ---- running ----------------------------------------------------------------------------------------------------------------
@@ -112,7 +208,7 @@ class NodeFailed(RuntimeError):
 class Graph:
     """The nodes as processes on this machine, seen by nobody else.
 
-        with Graph(arm(Arm())) as graph:
+        with Graph(graph(Arm())) as graph:
             graph.wait("task", 120.0)
 
     However the block is left, no process stays behind.

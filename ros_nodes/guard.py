@@ -1,15 +1,35 @@
-"""The last decision before the motors: forward a command, or brake and hold the pose. Plain Python, no ROS."""
+"""The last decision before the motors: forward a command, or brake and hold the pose; and stop when somebody falls silent. Plain Python, no ROS.
+
+A trajectory of several points is a motion with an end of its own: until then nobody needs to say anything. A trajectory of one point is a
+set-point of a fast control loop, which must go on talking: when it is silent for `command_timeout`, the robot brakes and holds.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 
-from metarl.ros_nodes.limits import Array, Command, Limits, check_form, check_set_point, check_trajectory
+from metarl.ros_nodes.limits import Array, Command, Limits, check_form, check_set_point, check_trajectory, sample
 from metarl.ros_nodes.rejection import Rejected
+from metarl.ros_nodes.workspace import Workspace
 
 HOLD_TIME = 0.1  # s given to come to rest; longer where the joints may not brake as hard
+OVERLOAD_TIME = 0.1  # s that a joint may push harder than its limit
+TAKEOVER = 0.5  # s of silence after which another publisher may speak: the one before was started anew
+
+
+class State(StrEnum):
+    """What the robot is doing for all that the guard knows."""
+
+    IDLE = "idle"  # nothing is being carried out
+    MOVING = "moving"  # a trajectory, until its end
+    TRACKING = "tracking"  # set-points of a fast control loop
+    HOLDING = "holding"  # braked and held; the next good command moves it again
+    STOPPED = "stopped"  # emergency stop: nothing moves it until it is reset by hand
 
 
 @dataclass(frozen=True)
@@ -28,27 +48,59 @@ class Measured:
     arrival: float
 
 
+class Stop(NamedTuple):
+    """The robot must stop now.
+
+    Attributes:
+        command: that brakes and holds; None where there is no pose to hold.
+        cause: why, by name.
+        waited: s since the last sign of life of what is missing, on the steady clock.
+    """
+
+    command: Command | None
+    cause: Rejected
+    waited: float
+
+
 @dataclass
 class Guard:
-    """Judges commands, one after another.
+    """Judges commands, one after another, and watches over what is being carried out.
 
     Attributes:
         limits: of the robot.
         reach: rad, how far from the measured pose a command may begin, or a set-point lead it.
         rest_speed: rad/s, below which the robot may begin a trajectory that is planned from rest.
         state_timeout: s, older joint states are no ground to move on.
+        command_timeout: s, longest silence of a fast control loop, and largest age of its commands.
+        plan_timeout: s, largest age of what a trajectory was planned on.
+        may_jump: whether the pose may change at once, as it does when a simulation is reset; on a robot that is a broken encoder.
+        workspace: where the tool may be; None: anywhere.
         measured: the newest joint state.
+        state: what the robot is doing.
     """
 
     limits: Limits
     reach: float = 0.25
     rest_speed: float = 0.05
-    state_timeout: float = 0.5
+    state_timeout: float = 0.1
+    command_timeout: float = 0.1
+    plan_timeout: float = 10.0
+    may_jump: bool = False
+    workspace: Workspace | None = None
     measured: Measured | None = None
+    state: State = State.IDLE
+    stop_cause: str = ""  # why it is stopped
     _last_stamp: int = -1
-    _set_point: Command | None = None
+    _since: int = 0  # ns: what was planned on earlier readings belongs to another episode
+    _forget: bool = False  # after a reset: the next joint state begins anew
+    _active: Command | None = None  # what is being carried out
+    _start: tuple[Array, float] | None = None  # pose where that began, and when (s)
+    _held: Command | None = None
+    _overload: float | None = None  # s, since when a joint pushes too hard
 
-    def measure(self, stamp: int, qpos: Array, qvel: Array, now: float) -> None:
+    # ---- what is measured -------------------------------------------------------------------------------------------------
+
+    def measure(self, stamp: int, qpos: Array, qvel: Array, now: float, effort: Array | None = None) -> None:
         """Take in a joint state; one that repeats the last stamp is no sign that the robot is still being measured.
 
         Args:
@@ -56,14 +108,42 @@ class Guard:
             qpos: (J,) rad.
             qvel: (J,) rad/s.
             now: s, on the clock of `arrival`.
+            effort: (J,) N·m, where it is measured.
 
         Raises:
-            Rejected: stale_state, where a newer one is here.
+            Rejected: stale_state, where a newer one is here; jump, where the pose has changed faster than the joints can move.
         """
         last = self.measured
         if last is not None and stamp < last.stamp:
             raise Rejected("stale_state", f"measured at {stamp} ns, after one of {last.stamp} ns")
         self.measured = Measured(stamp, qpos, qvel, last.arrival if last is not None and stamp == last.stamp else now)
+        if self._forget:
+            self._forget, self._since, self._last_stamp = False, stamp, -1
+        self._watch_effort(effort, now)
+        if last is not None:
+            self._watch_jump(last)
+
+    def _watch_effort(self, effort: Array | None, now: float) -> None:
+        limit = self.limits.effort
+        if effort is None or limit is None or (np.abs(effort) <= limit * (1 + 1e-3)).all():
+            self._overload = None
+        elif self._overload is None:
+            self._overload = now
+
+    def _watch_jump(self, last: Measured) -> None:
+        assert self.measured is not None
+        moved = np.abs(self.measured.qpos - last.qpos)
+        possible = 0.5 * self.reach + 1.5 * self.limits.qvel * (self.measured.stamp - last.stamp) * 1e-9
+        if (moved <= possible).all():
+            return
+        self._since, self._held = last.stamp + 1, None
+        if self.state is not State.STOPPED:
+            self._rest(State.IDLE)
+        j = int((moved - possible).argmax())
+        jump = Rejected("jump", f"{self.limits.joint_names[j]} is {moved[j]:.3f} rad from where it was at the last joint state")
+        if not self.may_jump:  # where the robot is, nobody knows: nothing that could be sent would be right
+            self.state, self.stop_cause = State.STOPPED, str(jump)
+        raise jump
 
     def fresh(self, now: float) -> Measured:
         """The newest joint state.
@@ -78,45 +158,174 @@ class Guard:
             raise Rejected("stale_state", f"the last new joint state arrived {age:.3f} s ago, allowed are {self.state_timeout:.3f} s")
         return self.measured
 
+    # ---- commands ---------------------------------------------------------------------------------------------------------
+
     def judge(self, command: Command, now: float) -> Command:
         """The command, if it may be forwarded as it is.
 
         Raises:
-            Rejected: not_newer, stale_state, far_from_pose, moving, or as the checks of `limits`.
+            Rejected: stopped, duplicate, out_of_order, before_reset, future, stale_command, stale_state, far_from_pose, moving, workspace, or as the
+                checks of `limits`.
         """
-        self._check(command, self.fresh(now))
+        measured = self._check(command, now)
         self._last_stamp = command.stamp
-        self._set_point = command if len(command.time) == 1 else None
+        self._active, self._start, self._held = command, (measured.qpos, now), None
+        self.state = State.TRACKING if len(command.time) == 1 else State.MOVING
         return command
 
     def hold(self, stamp: int, now: float) -> Command:
         """The command that brings the robot to rest where it is, as fast as its accelerations allow, and inside of the position limits.
 
         Each joint brakes evenly, so it comes to rest half its speed times the braking time further on; nearer only where a limit is nearer.
+        A pose that is being held is not measured again: a load would pull the robot down step by step.
 
         Raises:
             Rejected: stale_state, where there is no pose to hold: then nothing must be sent.
         """
-        measured = self.fresh(now)
-        time = max(HOLD_TIME, float((np.abs(measured.qvel) / self.limits.qacc).max()))
-        qpos = np.clip(measured.qpos + 0.5 * measured.qvel * time, self.limits.lower, self.limits.upper)
-        self._set_point = None
-        return Command(stamp, np.array([time]), qpos[None], np.zeros_like(qpos)[None])
+        if self.state is State.STOPPED and self._held is None:
+            raise Rejected("stale_state", "no pose was known when the robot was stopped")
+        if self._held is None or self.state not in (State.HOLDING, State.STOPPED):
+            qpos, qvel = self._where(now)
+            time = max(HOLD_TIME, float((np.abs(qvel) / self.limits.qacc).max()))
+            qpos = np.clip(qpos + 0.5 * qvel * time, self.limits.lower, self.limits.upper)
+            self._held = Command(stamp, np.array([time]), qpos[None], np.zeros_like(qpos)[None])
+        if self.state is not State.STOPPED:
+            self._rest(State.HOLDING)
+        return self._held._replace(stamp=stamp)
 
-    def _check(self, command: Command, measured: Measured) -> None:
-        if measured.stamp < command.stamp:
-            raise Rejected("stale_state", f"the last joint state is of {measured.stamp} ns, the command was planned on what was seen at {command.stamp} ns")
-        if command.stamp <= self._last_stamp:
-            raise Rejected("not_newer", f"a command stamped {command.stamp} ns, after one stamped {self._last_stamp} ns")
+    def _where(self, now: float) -> tuple[Array, Array]:
+        """Pose and velocity to brake from: as measured, or where what is carried out should be by now."""
+        try:
+            measured = self.fresh(now)
+        except Rejected:
+            if self._active is None or self._start is None or self.state not in (State.MOVING, State.TRACKING):
+                raise
+            if self.state is State.TRACKING:
+                return self._active.qpos[-1], np.zeros_like(self._active.qpos[-1])
+            qpos, qvel = sample(self._active, self._start[0], np.array([now - self._start[1]]))
+            return qpos[0], qvel[0]
+        return measured.qpos, measured.qvel
+
+    def _check(self, command: Command, now: float) -> Measured:
+        self._check_order(command)
+        measured = self.fresh(now)
+        self._check_age(command, measured)
         check_form(self.limits, command)
         far = np.abs(command.qpos[0] - measured.qpos)
         if not (far <= self.reach).all():
             j = int(far.argmax())
             raise Rejected("far_from_pose", f"{self.limits.joint_names[j]} is {far[j]:.3f} rad from where the command begins, allowed are {self.reach:.3f} rad")
         if len(command.time) == 1:
-            check_set_point(self.limits, command, measured.qpos, self._set_point)
-            return
-        if not (np.abs(measured.qvel) <= self.rest_speed).all():
-            j = int(np.abs(measured.qvel).argmax())
-            raise Rejected("moving", f"{self.limits.joint_names[j]} moves at {measured.qvel[j]:.3f} rad/s, a trajectory begins at rest")
-        check_trajectory(self.limits, command, measured.qpos)
+            check_set_point(self.limits, command, measured.qpos, self._active if self.state is State.TRACKING else None)
+        else:
+            if not (np.abs(measured.qvel) <= self.rest_speed).all():
+                j = int(np.abs(measured.qvel).argmax())
+                raise Rejected("moving", f"{self.limits.joint_names[j]} moves at {measured.qvel[j]:.3f} rad/s, a trajectory begins at rest")
+            check_trajectory(self.limits, command, measured.qpos)
+        if self.workspace is not None:
+            self.workspace.check(command, measured.qpos)
+        return measured
+
+    def _check_order(self, command: Command) -> None:
+        if self.state is State.STOPPED:
+            raise Rejected("stopped", f"the robot was stopped ({self.stop_cause}) and must be reset by hand")
+        if command.stamp < self._since:
+            raise Rejected("before_reset", f"a command planned on what was seen at {command.stamp} ns, the robot was put elsewhere at {self._since} ns")
+        if command.stamp == self._last_stamp:
+            raise Rejected("duplicate", f"a command stamped {command.stamp} ns again")
+        if command.stamp < self._last_stamp:
+            raise Rejected("out_of_order", f"a command stamped {command.stamp} ns, after one stamped {self._last_stamp} ns")
+
+    def _check_age(self, command: Command, measured: Measured) -> None:
+        age = (measured.stamp - command.stamp) * 1e-9
+        if age < 0:
+            raise Rejected("future", f"the last joint state is of {measured.stamp} ns, the command was planned on what was seen at {command.stamp} ns")
+        allowed = self.command_timeout if len(command.time) == 1 else self.plan_timeout
+        if age > allowed:
+            raise Rejected("stale_command", f"the command was planned on what was seen {age:.3f} s ago, allowed are {allowed:.3f} s")
+
+    def follow(self, now: float) -> Command | None:
+        """What belongs to a stop that is under way: nothing, for an arm brakes by one command; a vehicle needs many."""
+        return None
+
+    # ---- watching ---------------------------------------------------------------------------------------------------------
+
+    def watch(self, now: float) -> Stop | None:
+        """What must be done because somebody has fallen silent or a joint pushes too hard; None almost always. Call it often."""
+        if self.state is State.MOVING and self._active is not None and self._start is not None and now - self._start[1] > self._active.time[-1]:
+            self._rest(State.IDLE)
+        if self.state not in (State.MOVING, State.TRACKING):
+            return None
+        assert self._start is not None
+        if self._overload is not None and now - self._overload > OVERLOAD_TIME:
+            return self._stop(Rejected("effort", "a joint has pushed harder than its limit"), now - self._overload, now)
+        try:
+            measured = self.fresh(now)
+        except Rejected as stale:
+            return self._stop(stale, now - (self.measured.arrival if self.measured is not None else self._start[1]), now)
+        silent = now - self._start[1]
+        if self.state is State.TRACKING and silent > self.command_timeout:
+            text = f"no command for {silent:.3f} s, allowed are {self.command_timeout:.3f} s, in a control loop last measured at {measured.stamp} ns"
+            return self._stop(Rejected("stale_command", text), silent, now)
+        return None
+
+    def stop(self, cause: str, now: float) -> Command | None:
+        """Emergency stop: brake, hold, and refuse everything until `reset`. The command that does it; None where there is no pose to hold."""
+        already = self.state is State.STOPPED
+        try:
+            command = self.hold(max(self._last_stamp, 0), now)
+        except Rejected:
+            command = None
+        self._rest(State.STOPPED)
+        if not already:
+            self.stop_cause = cause
+        return command
+
+    def reset(self) -> None:
+        """End an emergency stop and forget all that was measured; commands planned before the next joint state are refused, whatever the clock says."""
+        self.measured, self._held, self.stop_cause, self._overload, self._forget = None, None, "", None, True
+        self._rest(State.IDLE)
+
+    def _stop(self, cause: Rejected, waited: float, now: float) -> Stop:
+        try:
+            return Stop(self.hold(max(self._last_stamp, 0), now), cause, waited)
+        except Rejected:
+            self._rest(State.HOLDING)
+            return Stop(None, cause, waited)
+
+    def _rest(self, state: State) -> None:
+        self.state, self._active, self._start = state, None, None
+
+
+class Speakers:
+    """Lets one publisher at a time speak: a second one is a mistake that nobody sees in the commands themselves.
+
+    Each publisher numbers its messages, so that two who speak in turns are known by their numbers; one that was killed is known to ROS for
+    many seconds more, but silent.
+    """
+
+    def __init__(self) -> None:
+        self._number, self._spoke = 0, float("-inf")
+
+    def hear(self, number: int, now: float) -> None:
+        """Take note of a message's number.
+
+        Raises:
+            Rejected: two_publishers.
+        """
+        gap = number - self._number
+        silent = now - self._spoke
+        self._number, self._spoke = number, now
+        if not 0 < gap <= 10 and silent < TAKEOVER:  # a few may be lost
+            raise Rejected("two_publishers", "two publishers speak on the command topic")
+
+    @staticmethod
+    def check(nodes: Iterable[str]) -> None:
+        """Refuse where nodes of different names publish; of two with the same name, one may be dead.
+
+        Raises:
+            Rejected: two_publishers.
+        """
+        names = sorted(set(nodes))
+        if len(names) > 1:
+            raise Rejected("two_publishers", f"{' and '.join(names)} publish on the command topic")

@@ -1,4 +1,4 @@
-"""The newest readings of everything that a task needs, from joint states and tracked bodies."""
+"""The newest readings of everything that a task needs, each from its channel."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.node import Node
-from sensor_msgs.msg import JointState
 
-from metarl.ros_nodes import messages, readings, runtime
+from metarl.ros_nodes import messages, runtime
+from metarl.ros_nodes.channels import Channel, channels
 from metarl.ros_nodes.rejection import Rejected
+from metarl.ros_nodes.wires import Wire
 from metarl.tasks.task import Readings, Task
 
 
 class Inbox:
-    """Subscribes to the robot's joint states and to `{source}/BODY`, `{source}/BODY_twist` of each body that is needed.
+    """Subscribes to the robot's own state and to whatever else brings the readings that are needed.
 
     Args:
         node: that listens.
+        wire: of the robot.
         task: whose readings.
         needs: names of the readings.
         source: "seen" or "measured".
@@ -27,30 +28,21 @@ class Inbox:
         on_news: called after each message that was taken in.
     """
 
-    def __init__(self, node: Node, task: Task, needs: tuple[str, ...], source: str, status: runtime.Status, on_news: Callable[[], None]) -> None:
+    def __init__(self, node: Node, wire: Wire, task: Task, needs: tuple[str, ...], source: str, status: runtime.Status, on_news: Callable[[], None]) -> None:
         self._status, self._on_news = status, on_news
         self._latest: dict[str, tuple[int, Readings]] = {}  # topic -> stamp and readings
-        self._topics = [task.arm.state_topic]
-        joints = partial(messages.joint_readings, joint_names=task.arm.joint_names)
-        self._subscribe(node, JointState, task.arm.state_topic, joints)
-        for body, parts in readings.bodies(needs).items():
-            if {"pos", "quat"} & set(parts):
-                self._subscribe(node, PoseStamped, f"{source}/{body}", partial(messages.pose_readings, body=body))
-            if {"linvel", "angvel"} & set(parts):
-                self._subscribe(node, TwistStamped, f"{source}/{body}_twist", partial(messages.twist_readings, body=body))
+        found = channels(wire, task, needs, source)
+        self._topics = [channel.topic for channel in found]
+        for channel in found:
+            node.create_subscription(channel.kind, channel.topic, partial(self._take, channel), runtime.STREAM_IN)
 
-    def _subscribe(self, node: Node, kind: type[Any], topic: str, convert: Callable[[Any], Readings]) -> None:
-        if topic not in self._topics:
-            self._topics.append(topic)
-        node.create_subscription(kind, topic, partial(self._take, topic, convert), runtime.STREAM_IN)
-
-    def _take(self, topic: str, convert: Callable[[Any], Readings], message: Any) -> None:
+    def _take(self, channel: Channel, message: Any) -> None:
+        topic = channel.topic
         try:
-            found = convert(message)
+            found, stamp = channel.hear(message), messages.stamp_of(message)
         except Rejected as rejected:
             self._status.refused(rejected.reason, f"{topic}: {rejected}")
             return
-        stamp = messages.to_stamp(message.header.stamp)
         if topic in self._latest and stamp < self._latest[topic][0]:
             self._status.refused("out_of_order", f"{topic}: a message older than the last one")
             return

@@ -42,6 +42,7 @@ class Limits:
         joint_names: in their order.
         lower, upper: (J,) of the position.
         qvel, qacc: (J,) largest speed and acceleration.
+        effort: (J,) largest measured effort; None where it is not watched.
     """
 
     joint_names: tuple[str, ...]
@@ -49,31 +50,50 @@ class Limits:
     upper: Array
     qvel: Array
     qacc: Array
+    effort: Array | None = None
 
     @staticmethod
     def of(spec: ArmSpec) -> Limits:
         """The limits that a robot file states."""
         lower, upper = np.array(spec.qpos_limits, dtype=np.float64).T
-        return Limits(spec.joint_names, lower, upper, np.array(spec.qvel_limits), np.array(spec.qacc_limits))
+        return Limits(spec.joint_names, lower, upper, np.array(spec.qvel_limits), np.array(spec.qacc_limits), np.array(spec.effort_limits))
+
+
+class Break(NamedTuple):
+    """One kind of limit, looked at for any number of commands: where it is broken, and what was found there.
+
+    Attributes:
+        reason: position, velocity or acceleration.
+        where: (..., S, J) true where the limit is broken, also by a number that is not finite.
+        value: (..., S, J) what was found.
+        limit: (J,).
+        unit: of both.
+    """
+
+    reason: str
+    where: NDArray[np.bool_]
+    value: Array
+    limit: Array
+    unit: str
 
 
 def extremes(time: Array, qpos: Array, qvel: Array, start_qpos: Array) -> tuple[Array, Array, Array, Array]:
-    """Lowest and highest position, largest speed, largest acceleration (each (S, J)) of every interval of a trajectory.
+    """Lowest and highest position, largest speed, largest acceleration (each (..., S, J)) of every interval of a trajectory.
 
     Args:
-        time: (S,) s, increasing, the first above zero.
-        qpos: (S, J) rad.
-        qvel: (S, J) rad/s.
-        start_qpos: (J,) pose at time 0, at rest.
+        time: (..., S) s, increasing, the first above zero.
+        qpos: (..., S, J) rad.
+        qvel: (..., S, J) rad/s.
+        start_qpos: (..., J) pose at time 0, at rest.
     """
     with np.errstate(all="ignore"):  # numbers out of all proportion become inf or NaN, which no limit lets through
-        return _extremes(np.diff(time, prepend=0.0)[:, None], qpos, qvel, start_qpos)
+        return _extremes(np.diff(time, prepend=0.0)[..., None], qpos, qvel, start_qpos[..., None, :])
 
 
-def _extremes(dt: Array, qpos: Array, qvel: Array, start_qpos: Array) -> tuple[Array, Array, Array, Array]:
-    before = np.vstack([start_qpos, qpos[:-1]])
+def _extremes(dt: Array, qpos: Array, qvel: Array, start: Array) -> tuple[Array, Array, Array, Array]:
+    before = np.concatenate([start, qpos[..., :-1, :]], -2)
     # q(s) = before + a s + b s² + c s³ with s from 0 to 1
-    a = np.vstack([np.zeros_like(start_qpos), qvel[:-1]]) * dt
+    a = np.concatenate([np.zeros_like(start), qvel[..., :-1, :]], -2) * dt
     end, step = qvel * dt, qpos - before
     b, c = 3 * step - 2 * a - end, a + end - 2 * step
     inside = [_part(-a, 2 * b)]  # where the velocity is zero: of the cubic, and of the parabola that it is for c = 0
@@ -84,6 +104,55 @@ def _extremes(dt: Array, qpos: Array, qvel: Array, start_qpos: Array) -> tuple[A
     velocities = np.stack([a + s * (2 * b + 3 * c * s) for s in (*ends, _part(-b, 3 * c))]) / dt
     accelerations = np.stack([2 * b, 2 * b + 6 * c]) / dt**2
     return positions.min(0), positions.max(0), np.abs(velocities).max(0), np.abs(accelerations).max(0)
+
+
+def sample(command: Command, start_qpos: Array, when: Array) -> tuple[Array, Array]:
+    """Pose and velocity (N, J) of the curves through a trajectory at the moments `when` (N,) s after its start; its end is held."""
+    knots = np.concatenate([[0.0], command.time])
+    s = np.clip(np.searchsorted(knots, when, side="right") - 1, 0, len(command.time) - 1)
+    qpos, qvel = np.vstack([start_qpos, command.qpos]), np.vstack([np.zeros_like(start_qpos), command.qvel])
+    dt = (knots[s + 1] - knots[s])[:, None]
+    u = np.clip((when - knots[s])[:, None] / dt, 0.0, 1.0)
+    a, end, step = qvel[s] * dt, qvel[s + 1] * dt, qpos[s + 1] - qpos[s]
+    b, c = 3 * step - 2 * a - end, a + end - 2 * step
+    moving = (when < command.time[-1])[:, None]
+    return qpos[s] + u * (a + u * (b + u * c)), np.where(moving, (a + u * (2 * b + 3 * c * u)) / dt, 0.0)
+
+
+def trajectory_breaks(limits: Limits, time: Array, qpos: Array, qvel: Array, start_qpos: Array) -> list[Break]:
+    """Where motions from the pose at rest `start_qpos` (..., J) break a limit; other arguments as `extremes`."""
+    lowest, highest, speed, acceleration = extremes(time, qpos, qvel, start_qpos)
+    end_speed = np.where(np.arange(qvel.shape[-2])[:, None] == qvel.shape[-2] - 1, np.abs(qvel), 0.0)
+    return [
+        *_position_breaks(limits, lowest, highest),
+        Break("velocity", ~(speed <= limits.qvel * (1 + SLACK)), speed, limits.qvel, "rad/s"),
+        Break("acceleration", ~(acceleration <= limits.qacc * (1 + SLACK)), acceleration, limits.qacc, "rad/s²"),
+        Break("velocity", ~(end_speed <= SLACK * limits.qvel), end_speed, 0 * limits.qvel, "rad/s at the end"),
+    ]
+
+
+def set_point_breaks(
+    limits: Limits, time: Array, qpos: Array, qvel: Array, measured_qpos: Array, previous_qpos: Array | None = None, elapsed: float = 0.0
+) -> list[Break]:
+    """Where set-points of fast control loops leave the limits, or the joints cannot move to them in their time.
+
+    The joint position loop turns set-points into motion, so their second difference is no acceleration of the arm.
+
+    Args:
+        limits: of the robot.
+        time: (..., 1) s.
+        qpos: (..., 1, J) rad.
+        qvel: (..., 1, J) rad/s.
+        measured_qpos: (..., J) where the robot is.
+        previous_qpos: (J,) the set-point before, which the robot may still be on its way to: what counts is the nearer of the two.
+        elapsed: s since then, by the stamps.
+    """
+    with np.errstate(all="ignore"):
+        speed = np.abs(qpos - measured_qpos[..., None, :]) / time[..., None]
+        if previous_qpos is not None:
+            speed = np.minimum(speed, np.abs(qpos - previous_qpos) / np.minimum(time[..., None], elapsed))
+        speed = np.maximum(speed, np.abs(qvel))
+    return [*_position_breaks(limits, qpos, qpos), Break("velocity", ~(speed <= limits.qvel * (1 + SLACK)), speed, limits.qvel, "rad/s")]
 
 
 def check_form(limits: Limits, command: Command) -> None:
@@ -109,41 +178,25 @@ def check_trajectory(limits: Limits, command: Command, start_qpos: Array) -> Non
         Rejected: as `check_form`, or position, velocity or acceleration.
     """
     check_form(limits, command)
-    lowest, highest, speed, acceleration = extremes(command.time, command.qpos, command.qvel, start_qpos)
-    # written so that a number which is not finite is refused, too
-    _refuse("position", limits, command.time, ~(lowest >= limits.lower - SLACK), lowest, limits.lower, "rad")
-    _refuse("position", limits, command.time, ~(highest <= limits.upper + SLACK), highest, limits.upper, "rad")
-    _refuse("velocity", limits, command.time, ~(speed <= limits.qvel * (1 + SLACK)), speed, limits.qvel, "rad/s")
-    _refuse("acceleration", limits, command.time, ~(acceleration <= limits.qacc * (1 + SLACK)), acceleration, limits.qacc, "rad/s²")
-    end_speed = np.abs(command.qvel[-1:])
-    _refuse("velocity", limits, command.time[-1:], ~(end_speed <= SLACK * limits.qvel), end_speed, 0 * limits.qvel, "rad/s at the end")
+    _refuse(limits, command, trajectory_breaks(limits, command.time, command.qpos, command.qvel, start_qpos))
 
 
 def check_set_point(limits: Limits, command: Command, measured_qpos: Array, previous: Command | None) -> None:
-    """Refuse one point of a fast control loop that leaves the limits, or that the joints cannot move to in its time.
-
-    The joint position loop turns set-points into motion, so their second difference is no acceleration of the arm.
-
-    Args:
-        limits: of the robot.
-        command: one point.
-        measured_qpos: (J,) where the robot is.
-        previous: the set-point before, which the robot may still be on its way to: what counts is the nearer of the two.
+    """Refuse one point of a fast control loop as `set_point_breaks` says; `previous` is the set-point before.
 
     Raises:
         Rejected: as `check_form`, or position or velocity.
     """
     check_form(limits, command)
-    target, time = command.qpos, command.time
-    _refuse("position", limits, time, ~(target >= limits.lower - SLACK), target, limits.lower, "rad")
-    _refuse("position", limits, time, ~(target <= limits.upper + SLACK), target, limits.upper, "rad")
-    with np.errstate(over="ignore"):
-        speed = np.abs(target - measured_qpos) / time[:, None]
-        if previous is not None:
-            elapsed = min(float(time[0]), (command.stamp - previous.stamp) * 1e-9)
-            speed = np.minimum(speed, np.abs(target - previous.qpos[-1]) / elapsed)
-    speed = np.maximum(speed, np.abs(command.qvel))
-    _refuse("velocity", limits, time, ~(speed <= limits.qvel * (1 + SLACK)), speed, limits.qvel, "rad/s")
+    before, elapsed = (None, 0.0) if previous is None else (previous.qpos[-1], (command.stamp - previous.stamp) * 1e-9)
+    _refuse(limits, command, set_point_breaks(limits, command.time, command.qpos, command.qvel, measured_qpos, before, elapsed))
+
+
+def _position_breaks(limits: Limits, lowest: Array, highest: Array) -> list[Break]:
+    return [
+        Break("position", ~(lowest >= limits.lower - SLACK), lowest, limits.lower, "rad"),
+        Break("position", ~(highest <= limits.upper + SLACK), highest, limits.upper, "rad"),
+    ]
 
 
 def _part(numerator: Array, denominator: Array) -> Array:
@@ -151,7 +204,10 @@ def _part(numerator: Array, denominator: Array) -> Array:
     return np.clip(np.nan_to_num(numerator / denominator), 0.0, 1.0)
 
 
-def _refuse(reason: str, limits: Limits, time: Array, broken: NDArray[np.bool_], value: Array, limit: Array, unit: str) -> None:
-    if broken.any():
-        s, j = np.argwhere(broken)[0]
-        raise Rejected(reason, f"{limits.joint_names[j]} would reach {value[s, j]:.4g} {unit} by {time[s]:.3f} s, the limit is {limit[j]:.4g} {unit}")
+def _refuse(limits: Limits, command: Command, breaks: list[Break]) -> None:
+    for found in breaks:
+        if found.where.any():
+            s, j = np.argwhere(found.where)[0]
+            name, value, limit = limits.joint_names[j], found.value[s, j], found.limit[j]
+            text = f"{name} would reach {value:.4g} {found.unit} by {command.time[s]:.3f} s, the limit is {limit:.4g} {found.unit}"
+            raise Rejected(found.reason, text)

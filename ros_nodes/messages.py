@@ -6,18 +6,20 @@ torch is imported only where readings are made: the safety node has none.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from sensor_msgs.msg import JointState
+from nav_msgs.msg import Odometry, Path
+from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMsg
 from trajectory_msgs.msg import JointTrajectoryPoint
 
-from metarl.robots.spec import JointTrajectory
+from metarl.robots.spec import JointTrajectory, Twist
 from metarl.ros_nodes.events import Event
+from metarl.ros_nodes.labels import EVENT, SECOND, event_values, labelled, to_event, to_used, used_values
 from metarl.ros_nodes.limits import Array, Command
 from metarl.ros_nodes.rejection import Rejected, check_names
 
@@ -26,9 +28,10 @@ if TYPE_CHECKING:
 
     from metarl.tasks.task import Readings
 
-BASE_FRAME = "base_link"  # REP 105; every pose and twist is given in it
-_SECOND = 1_000_000_000  # ns
-_EVENT_LABELS = ("epoch", "sequence", "episode", "step", "reward", "terminated", "truncated", "error", "stamp_sec", "stamp_nanosec")
+__all__ = ["labelled", "to_event", "to_used"]  # from here as well
+
+BASE_FRAME = "base_link"  # REP 105; an arm's poses and twists are given in it
+ODOM_FRAME = "odom"  # a vehicle's are given in this one
 
 
 # ---- time -------------------------------------------------------------------------------------------------------------------
@@ -36,12 +39,12 @@ _EVENT_LABELS = ("epoch", "sequence", "episode", "step", "reward", "terminated",
 
 def to_time(stamp: int) -> Time:
     """A stamp in ns as message."""
-    return Time(sec=stamp // _SECOND, nanosec=stamp % _SECOND)
+    return Time(sec=stamp // SECOND, nanosec=stamp % SECOND)
 
 
 def to_stamp(time: Time | Duration) -> int:
     """Nanoseconds."""
-    return int(time.sec) * _SECOND + int(time.nanosec)
+    return int(time.sec) * SECOND + int(time.nanosec)
 
 
 # ---- joint states -----------------------------------------------------------------------------------------------------------
@@ -86,10 +89,10 @@ def joint_readings(message: JointState, joint_names: Sequence[str]) -> Readings:
 # ---- bodies that a camera tracks --------------------------------------------------------------------------------------------
 
 
-def pose(readings: Readings, body: str, stamp: int) -> PoseStamped:
+def pose(readings: Readings, body: str, stamp: int, frame: str = BASE_FRAME) -> PoseStamped:
     """Position and, where it is known, orientation of a body, from readings of one robot (1, n)."""
     message = PoseStamped()
-    message.header.stamp, message.header.frame_id = to_time(stamp), BASE_FRAME
+    message.header.stamp, message.header.frame_id = to_time(stamp), frame
     point, turn = message.pose.position, message.pose.orientation
     point.x, point.y, point.z = (float(v) for v in readings[f"{body}_pos"][0])
     if f"{body}_quat" in readings:
@@ -97,36 +100,121 @@ def pose(readings: Readings, body: str, stamp: int) -> PoseStamped:
     return message
 
 
-def pose_readings(message: PoseStamped, body: str) -> Readings:
+def pose_readings(message: PoseStamped, body: str, frame: str = BASE_FRAME) -> Readings:
     """`{body}_pos` (3,) m and `{body}_quat` (4,) wxyz.
 
     Raises:
         Rejected: wrong_frame or not_finite.
     """
-    _check_frame(message.header.frame_id, body)
+    _check_frame(message.header.frame_id, body, frame)
     point, turn = message.pose.position, message.pose.orientation
     return _finite({f"{body}_pos": _tensor([point.x, point.y, point.z]), f"{body}_quat": _tensor([turn.w, turn.x, turn.y, turn.z])})
 
 
-def twist(readings: Readings, body: str, stamp: int) -> TwistStamped:
+def twist(readings: Readings, body: str, stamp: int, frame: str = BASE_FRAME) -> TwistStamped:
     """Linear and, where it is known, angular velocity of a body, from readings of one robot (1, n)."""
     message = TwistStamped()
-    message.header.stamp, message.header.frame_id = to_time(stamp), BASE_FRAME
+    message.header.stamp, message.header.frame_id = to_time(stamp), frame
     for vector, part in ((message.twist.linear, "linvel"), (message.twist.angular, "angvel")):
         if f"{body}_{part}" in readings:
             vector.x, vector.y, vector.z = (float(v) for v in readings[f"{body}_{part}"][0])
     return message
 
 
-def twist_readings(message: TwistStamped, body: str) -> Readings:
+def twist_readings(message: TwistStamped, body: str, frame: str = BASE_FRAME) -> Readings:
     """`{body}_linvel` (3,) m/s and `{body}_angvel` (3,) rad/s.
 
     Raises:
         Rejected: wrong_frame or not_finite.
     """
-    _check_frame(message.header.frame_id, body)
+    _check_frame(message.header.frame_id, body, frame)
     linear, angular = message.twist.linear, message.twist.angular
     return _finite({f"{body}_linvel": _tensor([linear.x, linear.y, linear.z]), f"{body}_angvel": _tensor([angular.x, angular.y, angular.z])})
+
+
+# ---- a vehicle's own state --------------------------------------------------------------------------------------------------
+
+
+def odometry(readings: Readings, prefix: str, stamp: int) -> Odometry:
+    """Pose in the world and twist in the body's frame (REP 105), from readings of one robot (1, n).
+
+    Where there is a reading `velocity` (forward, to the left, yaw rate), it is what wheels and gyroscope say, and rules the twist.
+    """
+    message = Odometry()
+    message.header.stamp, message.header.frame_id, message.child_frame_id = to_time(stamp), ODOM_FRAME, BASE_FRAME
+    pos, wxyz, linvel, angvel = (readings[prefix + part][0].double().numpy() for part in ("pos", "quat", "linvel", "angvel"))
+    _put(message.pose.pose.position, pos)
+    turn, turned = message.pose.pose.orientation, _matrix(wxyz)
+    turn.w, turn.x, turn.y, turn.z = (float(v) for v in wxyz)
+    linear, angular = turned.T @ linvel, turned.T @ angvel
+    if "velocity" in readings:
+        linear[0], linear[1], angular[2] = readings["velocity"][0].double().numpy()
+    _put(message.twist.twist.linear, linear)
+    _put(message.twist.twist.angular, angular)
+    return message
+
+
+def odometry_arrays(message: Odometry) -> tuple[Array, Array]:
+    """Position and quaternion wxyz (7,), linear and angular velocity in the world (6,).
+
+    Raises:
+        Rejected: not_finite, or wrong_shape where the quaternion is none.
+    """
+    turn = message.pose.pose.orientation
+    pose = np.array([*_numbers(message.pose.pose.position), turn.w, turn.x, turn.y, turn.z])
+    twist = np.array([*_numbers(message.twist.twist.linear), *_numbers(message.twist.twist.angular)])
+    if not (np.isfinite(pose).all() and np.isfinite(twist).all()):
+        raise Rejected("not_finite", f"odometry with pose {pose.tolist()} and twist {twist.tolist()}")
+    if not 0.9 < np.linalg.norm(pose[3:]) < 1.1:
+        raise Rejected("wrong_shape", f"odometry whose quaternion has the length {np.linalg.norm(pose[3:]):.3f}")
+    turned = _matrix(pose[3:])
+    return pose, np.concatenate([turned @ twist[:3], turned @ twist[3:]])
+
+
+def odometry_readings(message: Odometry, prefix: str) -> Readings:
+    """`{prefix}pos`, `quat` (wxyz), `linvel`, `angvel` in the world, and `velocity`: forward, to the left, yaw rate, in the body's frame.
+
+    Raises:
+        Rejected: as `odometry_arrays`.
+    """
+    pose, twist = odometry_arrays(message)
+    linear, angular = message.twist.twist.linear, message.twist.twist.angular
+    parts = {"pos": pose[:3], "quat": pose[3:], "linvel": twist[:3], "angvel": twist[3:]}
+    return {**{prefix + k: _tensor(v) for k, v in parts.items()}, "velocity": _tensor([linear.x, linear.y, angular.z])}
+
+
+def imu(readings: Readings, prefix: str, stamp: int) -> Imu:
+    """Attitude and body rates; accelerations are said to be unknown, as REP 145 has it."""
+    message = Imu()
+    message.header.stamp, message.header.frame_id = to_time(stamp), BASE_FRAME
+    wxyz, angvel = (readings[prefix + part][0].double().numpy() for part in ("quat", "angvel"))
+    turn = message.orientation
+    turn.w, turn.x, turn.y, turn.z = (float(v) for v in wxyz)
+    _put(message.angular_velocity, _matrix(wxyz).T @ angvel)
+    message.linear_acceleration_covariance[0] = -1.0
+    return message
+
+
+def path(points: Tensor, stamp: int) -> Path:
+    """Points (1, 2 W) x, y, x, y ... in the vehicle's frame, e.g. waypoints that it sees."""
+    message = Path()
+    message.header.stamp, message.header.frame_id = to_time(stamp), BASE_FRAME
+    for x, y in points[0].view(-1, 2).tolist():
+        place = PoseStamped()
+        place.header = message.header
+        place.pose.position.x, place.pose.position.y = x, y
+        message.poses.append(place)
+    return message
+
+
+def path_readings(message: Path, name: str) -> Readings:
+    """Points of a path (2 W,) x, y, x, y ...
+
+    Raises:
+        Rejected: wrong_frame or not_finite.
+    """
+    _check_frame(message.header.frame_id, name, BASE_FRAME)
+    return _finite({name: _tensor([v for p in message.poses for v in (p.pose.position.x, p.pose.position.y)])})
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------------------
@@ -143,8 +231,8 @@ def command_message(command: Command, joint_names: Sequence[str]) -> JointTrajec
     message = JointTrajectoryMsg(joint_names=list(joint_names))
     message.header.stamp = to_time(command.stamp)
     for time, qpos, qvel in zip(command.time, command.qpos, command.qvel, strict=True):
-        ns = round(float(time) * _SECOND)
-        when = Duration(sec=ns // _SECOND, nanosec=ns % _SECOND)
+        ns = round(float(time) * SECOND)
+        when = Duration(sec=ns // SECOND, nanosec=ns % SECOND)
         message.points.append(JointTrajectoryPoint(positions=qpos.tolist(), velocities=qvel.tolist(), time_from_start=when))
     return message
 
@@ -167,7 +255,7 @@ def command_arrays(message: JointTrajectoryMsg, joint_names: Sequence[str]) -> C
                 raise Rejected("wrong_shape", f"point {s} has {len(values)} {kind}, expected {len(joint_names)}")
     qpos = np.array([p.positions for p in message.points], dtype=np.float64)[:, order]
     qvel = np.array([p.velocities for p in message.points], dtype=np.float64)[:, order]
-    time = np.array([to_stamp(p.time_from_start) / _SECOND for p in message.points])
+    time = np.array([to_stamp(p.time_from_start) / SECOND for p in message.points])
     return Command(to_stamp(message.header.stamp), time, qpos, qvel)
 
 
@@ -183,6 +271,21 @@ def to_trajectory(command: Command) -> JointTrajectory:
     return JointTrajectory(_tensor(command.qpos[None]), _tensor(command.qvel[None]), dt)
 
 
+def twist_command(values: Twist, stamp: int) -> TwistStamped:
+    """Linear x, y, z and angular x, y, z in the vehicle's frame."""
+    message = TwistStamped()
+    message.header.stamp, message.header.frame_id = to_time(stamp), BASE_FRAME
+    _put(message.twist.linear, values[:3])
+    _put(message.twist.angular, values[3:])
+    return message
+
+
+def twist_numbers(message: TwistStamped) -> Twist:
+    """Linear x, y, z and angular x, y, z."""
+    x, y, z = _numbers(message.twist.linear)
+    return (x, y, z, *_numbers(message.twist.angular))  # type: ignore[return-value]
+
+
 # ---- labelled numbers -------------------------------------------------------------------------------------------------------
 
 
@@ -193,34 +296,41 @@ def numbers(labels: Sequence[str], values: Sequence[float]) -> Float64MultiArray
     return message
 
 
-def labelled(message: Float64MultiArray, labels: Sequence[str]) -> list[float]:
-    """The numbers, if they are named so.
-
-    Raises:
-        Rejected: wrong_labels.
-    """
-    found = message.layout.dim[0].label if message.layout.dim else ""
-    if found != ",".join(labels) or len(message.data) != len(labels):
-        raise Rejected("wrong_labels", f"{len(message.data)} numbers labelled {found!r}, expected {','.join(labels)!r}")
-    return list(message.data)
-
-
 def event_message(event: Event) -> Float64MultiArray:
-    """An event; its stamp as two numbers, because a double holds no nanoseconds of our time."""
-    return numbers(_EVENT_LABELS, [*event[:-1], *divmod(event.stamp, _SECOND)])
+    """An event."""
+    return numbers(EVENT, event_values(event))
 
 
-def to_event(message: Float64MultiArray) -> Event:
-    """The event of a message.
+def used_message(event: Event, needs: Sequence[str], seen: Readings, executed: Tensor) -> Float64MultiArray:
+    """What the adapter uses to answer an event: readings name -> (n,), and what was executed before; a bag of it can be replayed."""
+    return numbers(*used_values(event, needs, seen, executed))
+
+
+def stamped(name: str, value: Tensor, stamp: int) -> Float64MultiArray:
+    """A reading (1, n) that no message of ROS is made for, with its stamp in front: labels stamp_sec, stamp_nanosec, name/0, name/1 ..."""
+    return numbers(_stamped_labels(name, value.shape[-1]), [*divmod(stamp, SECOND), *value[0].tolist()])
+
+
+def stamp_of(message: Any) -> int:
+    """ns, of a message with a header or of one that `stamped` made."""
+    if not isinstance(message, Float64MultiArray):
+        return to_stamp(message.header.stamp)
+    if len(message.data) < 2 or not np.isfinite(message.data[:2]).all():
+        raise Rejected("wrong_labels", f"{len(message.data)} numbers without a stamp in front")
+    return int(message.data[0]) * SECOND + int(message.data[1])
+
+
+def stamped_readings(message: Float64MultiArray, name: str, size: int) -> Readings:
+    """The reading (n,) of a message that `stamped` made.
 
     Raises:
         Rejected: wrong_labels or not_finite.
     """
-    epoch, sequence, episode, step, reward, terminated, truncated, error, sec, nanosec = labelled(message, _EVENT_LABELS)
-    if not np.isfinite([epoch, sequence, episode, step, reward, terminated, truncated, sec, nanosec]).all():
-        raise Rejected("not_finite", f"event {list(message.data)}")
-    stamp = int(sec) * _SECOND + int(nanosec)
-    return Event(int(epoch), int(sequence), int(episode), int(step), reward, bool(terminated), bool(truncated), error, stamp)
+    return _finite({name: _tensor(labelled(message, _stamped_labels(name, size))[2:])})
+
+
+def _stamped_labels(name: str, size: int) -> list[str]:
+    return ["stamp_sec", "stamp_nanosec", *(f"{name}/{i}" for i in range(size))]
 
 
 # ---- common -----------------------------------------------------------------------------------------------------------------
@@ -231,9 +341,30 @@ def _order(found: Sequence[str], expected: Sequence[str]) -> list[int]:
     return [list(found).index(name) for name in expected]
 
 
-def _check_frame(found: str, body: str) -> None:
-    if found != BASE_FRAME:
-        raise Rejected("wrong_frame", f"{body} is given in the frame {found!r}, expected {BASE_FRAME!r}")
+def _check_frame(found: str, body: str, expected: str) -> None:
+    if found != expected:
+        raise Rejected("wrong_frame", f"{body} is given in the frame {found!r}, expected {expected!r}")
+
+
+def _numbers(vector: Any) -> list[float]:
+    """x, y, z of a message."""
+    return [vector.x, vector.y, vector.z]
+
+
+def _put(vector: Any, values: Sequence[float] | Array) -> None:
+    vector.x, vector.y, vector.z = (float(v) for v in values)
+
+
+def _matrix(wxyz: Array) -> Array:
+    """Rotation (3, 3) of a quaternion, made a unit one."""
+    w, x, y, z = wxyz / np.linalg.norm(wxyz)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
 
 
 def _finite(readings: Readings) -> Readings:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
+from metarl import tasks
 from metarl.robots.kinematics import jacobian
+from metarl.robots.spec import ArmSpec, RobotSpec, VehicleSpec
 from metarl.ros_nodes.rejection import Rejected, check_names
 from metarl.tasks.task import Readings, Task
 
-OWN = ("last_action", "command_qpos")  # kept by the control loop, never measured
+OWN = ("last_action", "command_qpos", "command_ctrl")  # kept by the control loop, never measured
 FROM_JOINTS = ("tool_pos", "tool_linvel")  # computed from the joint encoders
+FROM_ODOMETRY = "velocity"  # forward, to the left and yaw rate: of a vehicle
 _BODY_PARTS = {"pos": 3, "quat": 4, "linvel": 3, "angvel": 3}
 
 
@@ -18,7 +23,9 @@ class _Probe(Readings):
     """Readings that come into being when a task's function asks for them."""
 
     def __init__(self, task: Task) -> None:
-        super().__init__(qpos=torch.tensor(task.arm.home_qpos))
+        super().__init__()
+        if isinstance(task.robot, ArmSpec):
+            self["qpos"] = torch.tensor(task.arm.home_qpos)
         self._task = task
 
     def __missing__(self, name: str) -> Tensor:
@@ -32,14 +39,42 @@ def size(task: Task, name: str) -> int:
     Raises:
         ValueError: no robot can measure a reading of that name.
     """
-    if name in ("qpos", "qvel", "command_qpos"):
-        return task.arm.num_joints
+    robot = task.robot
+    if name in ("qpos", "qvel", "command_qpos") and robot.joint_names and not isinstance(robot, VehicleSpec):
+        return robot.num_joints
     if name == "last_action":
         return task.spec.action_size
+    if name == FROM_ODOMETRY and isinstance(robot, VehicleSpec):
+        return 3
+    if name == "command_ctrl" and isinstance(robot, VehicleSpec):
+        return int(robot.ctrl_of(torch.tensor([robot.rest])).shape[-1])
+    part = name if isinstance(robot, VehicleSpec) and not robot.prefix else name.rpartition("_")[2]
+    if part in _BODY_PARTS and (name != part or isinstance(robot, VehicleSpec)):
+        return _BODY_PARTS[part]
+    others = _told(task.name) | dict(task.observed)
     body, _, part = name.rpartition("_")
-    if not body or part not in _BODY_PARTS:
-        raise ValueError(f"{task.name}: no ROS message carries the reading {name!r}; known are qpos, qvel and BODY_{', BODY_'.join(_BODY_PARTS)}")
-    return _BODY_PARTS[part]
+    if body and part in _BODY_PARTS:
+        return _BODY_PARTS[part]
+    if name not in others:
+        known = f"known are qpos, qvel, BODY_{', BODY_'.join(_BODY_PARTS)}, {', '.join(others)}"
+        raise ValueError(f"{task.name}: no ROS message carries the reading {name!r}; {known}")
+    return others[name]
+
+
+@functools.cache
+def _told(name: str) -> dict[str, int]:
+    """Sizes of what a task's episodes ask for and remember: whoever sets the task, or a map, tells it."""
+    task = tasks.make(name)
+    values = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in task.custom([{}]).named().items()}
+    rng = torch.Generator()
+    return {k: int(v.shape[-1]) for k, v in {**task.goals(values, rng), **task.memory(values, rng)}.items()}
+
+
+def own_state(robot: RobotSpec) -> tuple[str, ...]:
+    """Readings that the robot's own state message brings."""
+    if isinstance(robot, VehicleSpec):
+        return (*(robot.prefix + part for part in _BODY_PARTS), FROM_ODOMETRY)
+    return "qpos", "qvel"
 
 
 def needed_to_act(task: Task) -> tuple[str, ...]:
@@ -65,14 +100,19 @@ def error(task: Task, readings: Readings) -> float:
     return float(task.error(readings).reshape(-1)[0]) if task.has_error else float("nan")
 
 
-def bodies(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Body -> parts of it, e.g. {"object": ("pos", "linvel")}, for readings that a camera or a tracking system must give."""
+def bodies(names: tuple[str, ...], own: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
+    """Body -> parts of it, e.g. {"object": ("pos", "linvel")}, for readings that a camera or a tracking system must give; `own` are the robot's."""
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
         body, _, part = name.rpartition("_")
-        if part in _BODY_PARTS and name not in (*FROM_JOINTS, *OWN):
+        if part in _BODY_PARTS and name not in (*FROM_JOINTS, *OWN, *own):
             found[body] = (*found.get(body, ()), part)
     return found
+
+
+def others(names: tuple[str, ...], own: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Readings that neither the robot's state nor a body's pose and twist bring."""
+    return tuple(n for n in names if n.rpartition("_")[2] not in _BODY_PARTS and n not in (*FROM_JOINTS, *OWN, *own))
 
 
 def complete(task: Task, names: tuple[str, ...], measured: Readings) -> Readings:
@@ -87,6 +127,7 @@ def complete(task: Task, names: tuple[str, ...], measured: Readings) -> Readings
         Rejected: missing_reading, wrong_shape or not_finite.
     """
     check_names("reading", [*measured, *FROM_JOINTS], names)
+    measured = {name: value for name, value in measured.items() if name in names or name in ("qpos", "qvel")}
     for name, value in measured.items():
         if tuple(value.shape) != (size(task, name),):
             raise Rejected("wrong_shape", f"reading {name} has shape {tuple(value.shape)}, expected ({size(task, name)},)")

@@ -6,7 +6,9 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from metarl.robots.spec import VehicleSpec
 from metarl.ros_nodes import readings
 from metarl.ros_nodes.events import Event
 from metarl.ros_nodes.rejection import Rejected
@@ -47,7 +49,7 @@ class Referee:
         last = self.event
         if last is not None and (not last.ends or self.trial_ended):
             raise Rejected("wrong_order", "an episode cannot begin here")
-        self._before = {**ready, "last_action": torch.zeros(1, self.task.spec.action_size), "command_qpos": ready["qpos"]}
+        self._before = {**ready, "last_action": torch.zeros(1, self.task.spec.action_size), **({"command_qpos": ready["qpos"]} if "qpos" in ready else {})}
         error = readings.error(self.task, self._before)
         sequence, episode = (0, 0) if last is None else (last.sequence + 1, last.episode + 1)
         self.event = Event(self.epoch, sequence, episode, 0, 0.0, False, False, error, stamp)
@@ -69,12 +71,12 @@ class Referee:
         passed = (stamp - self.event.stamp) * 1e-9 - motion
         return passed > -1e-6 and (passed >= self.task.settle_time or bool(self.task.at_rest(ready)))
 
-    def judge(self, action: Tensor, command_qpos: Tensor, measured: Readings, stamp: int) -> Event:
+    def judge(self, action: Tensor, executed: Tensor, measured: Readings, stamp: int) -> Event:
         """The event that tells what a decision led to.
 
         Args:
             action: (A,) as the adapter gave it.
-            command_qpos: (J,) last pose of the commanded motion.
+            executed: (J,) last pose of the commanded motion, or (U,) what a vehicle's motors were told.
             measured: true readings after it, name -> (n,).
             stamp: ns, theirs.
 
@@ -85,8 +87,9 @@ class Referee:
         ready = readings.complete(self.task, self.needs, measured)
         if tuple(action.shape) != (self.task.spec.action_size,) or not bool(action.isfinite().all()):
             raise Rejected("bad_action", f"the action is {action.tolist()}, expected {self.task.spec.action_size} finite numbers")
-        clipped = action.clamp(-1.0, 1.0).unsqueeze(0)
-        after = {**ready, "last_action": clipped, "command_qpos": command_qpos.unsqueeze(0)}
+        clipped = (one_hot(action.argmax(-1), len(action)).float() if self.task.discrete else action.clamp(-1.0, 1.0)).unsqueeze(0)
+        name = "command_ctrl" if isinstance(self.task.robot, VehicleSpec) else "command_qpos"
+        after = {**ready, "last_action": clipped, name: executed.unsqueeze(0)}
         reward = float(self.task.reward(self._before, clipped, after))
         if not math.isfinite(reward):
             raise Rejected("not_finite", f"the reward is {reward}")

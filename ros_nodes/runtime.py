@@ -1,4 +1,4 @@
-"""What the four nodes share: qualities of service, status, and a main function that ends cleanly.
+"""What all nodes share: qualities of service, status, heartbeat, settings, and a main function that ends cleanly.
 
 One SingleThreadedExecutor each, in a loop of `spin_once`: of rclpy's executors it is the one that neither loses messages nor spins idly.
 Timers and watchdogs run on the steady clock, which nothing can set or stop.
@@ -6,19 +6,25 @@ Timers and watchdogs run on the steady clock, which nothing can set or stop.
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Header
 
 from metarl.ros_nodes import PARENT_VARIABLE
 
@@ -28,6 +34,8 @@ STREAM_IN = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # on
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ANSWERS = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HISTORY = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # whoever comes later gets all of it, in order
+HEARTBEAT_PERIOD = 0.25  # s
+BUSY = "busy: "  # begins the heartbeat of a node that will be silent for a while
 
 
 class RunningNode(Protocol):
@@ -43,15 +51,25 @@ class RunningNode(Protocol):
 
 
 class Status:
-    """Publishes `~/status`, latched: ready or not, the latest that happened, and how often what was counted."""
+    """Publishes `~/status`, latched: ready or not, the latest that happened, and how often what was counted; and `~/heartbeat`, four times a second.
+
+    Attributes:
+        ready: whether the node can do its work.
+        counts: how often what happened; told with the next message.
+        mode: what the heartbeat says that the node is doing, e.g. the state of its life cycle.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, "~/status", LATCHED)
-        self._last: tuple[bool, str, dict[str, int]] | None = None
-        self._said = ""
+        self._heartbeat = node.create_publisher(Header, "~/heartbeat", STREAM)
+        self._last: tuple[bool, str, dict[str, int], dict[str, str]] | None = None
+        self._said, self._trouble, self._beat = "", False, -math.inf
         self.ready = False
         self.counts: Counter[str] = Counter()
+        self.mode = "running"
+        self._values: dict[str, str] = {}
+        steady_timer(node, HEARTBEAT_PERIOD, self.beat)
 
     def publish(self, message: str, ready: bool | None = None, trouble: bool = False) -> None:
         """Say what is new; saying the same again is silent.
@@ -62,12 +80,13 @@ class Status:
             trouble: something was refused.
         """
         before, self.ready = self.ready, self.ready if ready is None else ready
-        now = (self.ready, message, dict(self.counts))
+        now = (self.ready, message, dict(self.counts), dict(self._values))
         if now == self._last:
             return
-        self._last = now
+        self._last, self._trouble = now, trouble
         level = DiagnosticStatus.WARN if trouble or not self.ready else DiagnosticStatus.OK
-        values = [KeyValue(key="ready", value=str(self.ready).lower())] + [KeyValue(key=k, value=str(v)) for k, v in sorted(self.counts.items())]
+        told = {"ready": str(self.ready).lower(), **{k: str(v) for k, v in sorted(self.counts.items())}, **self._values}
+        values = [KeyValue(key=k, value=v) for k, v in told.items()]
         status = DiagnosticStatus(level=level, name=self._node.get_name(), message=message, values=values)
         array = DiagnosticArray(status=[status])
         array.header.stamp = self._node.get_clock().now().to_msg()
@@ -85,6 +104,31 @@ class Status:
         """Count a refusal by its reason and say it."""
         self.counts[reason] += 1
         self.publish(f"refused: {text}", trouble=True)
+
+    def tell(self, **values: str) -> None:
+        """Values beside the counts; published at once where they are new."""
+        self._values |= values
+        self.publish(self._said, trouble=self._trouble)
+
+    def beat(self) -> None:
+        """Say that the node is alive; at most four times a second."""
+        if steady_now() - self._beat > 0.5 * HEARTBEAT_PERIOD:
+            self._send_beat(self.mode)
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """Around something that may take long: nobody shall take this node for dead meanwhile."""
+        self._send_beat(BUSY + what)
+        try:
+            yield
+        finally:
+            self._send_beat(self.mode)
+
+    def _send_beat(self, said: str) -> None:
+        self._beat = steady_now()
+        header = Header(frame_id=said)
+        header.stamp = self._node.get_clock().now().to_msg()
+        self._heartbeat.publish(header)
 
 
 def status_values(message: DiagnosticArray) -> Mapping[str, str]:
@@ -105,28 +149,92 @@ def parameter(node: Node, name: str, default: Any) -> Any:
     return value
 
 
+class Setting(NamedTuple):
+    """A parameter that may be changed while the node runs.
+
+    Attributes:
+        name: of the parameter.
+        default: its value unless another is given; its type is the parameter's.
+        low, high: of numbers.
+        choices: of texts.
+    """
+
+    name: str
+    default: bool | float | str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+
+    def wrong(self, value: Any) -> str:
+        """Why a value cannot be taken, or ""."""
+        if type(value) is not type(self.default):
+            return f"{self.name} is {value!r}, expected a {type(self.default).__name__}"
+        if self.choices and value not in self.choices:
+            return f"{self.name} is {value!r}, expected one of {', '.join(self.choices)}"
+        if isinstance(value, float) and not self.low <= value <= self.high:  # NaN, too
+            return f"{self.name} is {value}, expected between {self.low} and {self.high}"
+        return ""
+
+
+def settings(node: Node, known: Sequence[Setting], take: Callable[[str, Any], None]) -> None:
+    """Declare parameters, hand over their values, and from then on every new value that is allowed; others are refused by name.
+
+    Raises:
+        ValueError: a value that was given at the start is not allowed.
+    """
+    by_name = {setting.name: setting for setting in known}
+    for setting in known:
+        value = node.declare_parameter(setting.name, setting.default).value
+        if wrong := setting.wrong(value):
+            raise ValueError(f"the parameter {wrong}")
+        take(setting.name, value)
+
+    def on_set(parameters: Sequence[Parameter]) -> SetParametersResult:
+        mine = [p for p in parameters if p.name in by_name]
+        wrong = [text for p in mine if (text := by_name[p.name].wrong(p.value))]
+        if not wrong:
+            for p in mine:
+                take(p.name, p.value)
+        return SetParametersResult(successful=not wrong, reason="; ".join(wrong))
+
+    node.add_on_set_parameters_callback(on_set)
+
+
 def steady_timer(node: Node, period: float, callback: Callable[[], None]) -> None:
     """Call back every `period` s of the steady clock."""
     node.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
-def run(name: str, make: Callable[[Node], RunningNode]) -> None:
-    """Main function of a node: until its work is done (exit status 0), it fails (1), or a signal ends it (0)."""
-    sys.exit(_run(name, make))
+def run(name: str, make: Callable[[Node], RunningNode], kind: type[Node] = Node) -> None:
+    """Main function of a node: until its work is done (exit status 0), it fails (1), or a signal ends it (0).
+
+    Args:
+        name: of the node.
+        make: what the node does; a method `close` of it is called before the node goes.
+        kind: of rclpy's nodes.
+    """
+    sys.exit(_run(name, make, kind))
 
 
-def _run(name: str, make: Callable[[Node], RunningNode]) -> int:
+def _run(name: str, make: Callable[[Node], RunningNode], kind: type[Node]) -> int:
     parent = os.environ.get(PARENT_VARIABLE)
+    signals: list[int] = []
     try:
-        rclpy.init()
-        node = rclpy.create_node(name)
+        # rclpy's own handlers would close the way to the robot before the last command could be sent
+        rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda received, _: signals.append(received))
+        node = kind(name)
         try:
             running = make(node)
             executor = SingleThreadedExecutor()
             executor.add_node(node)
-            while rclpy.ok() and not running.finished and (parent is None or os.getppid() == int(parent)):
+            while rclpy.ok() and not signals and not running.finished and (parent is None or os.getppid() == int(parent)):
                 executor.spin_once(timeout_sec=0.1)
-        except (ValueError, OSError, RuntimeError) as error:
+            close = getattr(running, "close", None)
+            if close is not None:
+                close()
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             return 1
         return 0

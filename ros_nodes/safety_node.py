@@ -1,23 +1,43 @@
 """safety: the last node before the motors. A command passes unchanged, or is refused by name and the robot brakes and holds its pose.
 
-Subscribes `command` (JointTrajectory), the robot's joint states. Publishes to the robot's trajectory controller; `~/executed`, what was
-sent with the stamp of the command that it answers; `~/status`. Parameters: robot, reach (rad), rest_speed (rad/s), state_timeout (s).
+It also stops a robot whose fast control loop or whose joint states fall silent, by the steady clock. After an emergency stop nothing passes until
+somebody resets it by hand.
+Subscribes `command` (JointTrajectory; one without points asks for a stop), the robot's joint states, `estop` (Bool, latched). Publishes to the robot's
+trajectory controller; `~/executed`, what was sent with the stamp of the command that it answers; `~/status`, `~/heartbeat`. Services: `~/estop`
+(SetBool), `~/reset` (Trigger). Parameters: robot; SETTINGS below; workspace_lower, workspace_upper (m, corners of the box for the tool).
 """
 
 from __future__ import annotations
 
-from rclpy.node import Node
-from sensor_msgs.msg import JointState
-from trajectory_msgs.msg import JointTrajectory
+from typing import Any
 
-from metarl import robots
+import numpy as np
+from rclpy.node import Node
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+
+from metarl.robots.spec import ArmSpec
 from metarl.ros_nodes import messages, runtime
-from metarl.ros_nodes.guard import Guard
+from metarl.ros_nodes.guard import Guard, Speakers, State
 from metarl.ros_nodes.limits import Command, Limits
 from metarl.ros_nodes.rejection import Rejected
+from metarl.ros_nodes.runtime import Setting
+from metarl.ros_nodes.vehicle_guard import VehicleGuard
+from metarl.ros_nodes.wires import Wire, wired
+from metarl.ros_nodes.workspace import Workspace
 
-PASSED_OVER = ("not_newer", "superseded")  # no ground to interrupt the motion of the command that was accepted
-PERIOD = 0.05  # s between two looks at the age of things
+# no ground to interrupt the motion of the command that was accepted
+PASSED_OVER = ("duplicate", "out_of_order", "before_reset", "superseded")
+WATCH_PERIOD, GRAPH_PERIOD = 0.01, 0.1  # s between two looks at the age of things, and at who is there
+SETTINGS = (
+    Setting("reach", Guard.reach, 0.01, 1.0),
+    Setting("rest_speed", Guard.rest_speed, 0.001, 0.5),
+    Setting("state_timeout", Guard.state_timeout, 0.01, 60.0),
+    Setting("command_timeout", Guard.command_timeout, 0.01, 60.0),
+    Setting("plan_timeout", Guard.plan_timeout, 0.1, 600.0),
+    Setting("may_jump", Guard.may_jump),
+    Setting("slew", VehicleGuard.slew, 0.01, 1.0),
+)
 
 
 class SafetyNode:
@@ -27,45 +47,109 @@ class SafetyNode:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        robot = robots.load_arm(runtime.parameter(node, "robot", "arm7"))
-        settings = {name: runtime.parameter(node, name, getattr(Guard, name)) for name in ("reach", "rest_speed", "state_timeout")}
+        self.wire = wired(node, runtime.parameter(node, "robot", "arm7"))
         self.status = runtime.Status(node)
-        self.guard = Guard(Limits.of(robot), **settings)
+        self.guard = _guard(node, self.wire)
+        runtime.settings(node, SETTINGS, lambda name, value: setattr(self.guard, name, value))
+        self.speakers = Speakers()
         self._waiting: tuple[Command, float] | None = None  # a command, and when it came, until a joint state as new as its plan is here
-        self._controller = node.create_publisher(JointTrajectory, robot.command_topic, runtime.COMMAND)
-        self._executed = node.create_publisher(JointTrajectory, "~/executed", runtime.ANSWERS)
-        node.create_subscription(JointTrajectory, "command", self._on_command, runtime.COMMAND)
-        node.create_subscription(JointState, robot.state_topic, self._on_joint_state, runtime.STREAM_IN)
-        runtime.steady_timer(node, PERIOD, self._on_timer)
+        self._estop_pressed = False  # on the topic
+        self._controller = node.create_publisher(self.wire.command_kind, self.wire.command_topic, runtime.COMMAND)
+        self._executed = node.create_publisher(self.wire.command_kind, "~/executed", runtime.ANSWERS)
+        self._commands = node.create_subscription(self.wire.command_kind, "command", self._on_command, runtime.COMMAND)
+        node.create_subscription(self.wire.state_kind, self.wire.state_topic, self._on_state, runtime.STREAM_IN)
+        node.create_subscription(Bool, "estop", self._on_estop, runtime.LATCHED)
+        node.create_service(SetBool, "~/estop", self._on_estop_asked)
+        node.create_service(Trigger, "~/reset", self._on_reset)
+        runtime.steady_timer(node, WATCH_PERIOD, self._watch)
+        runtime.steady_timer(node, GRAPH_PERIOD, self._look_around)
 
-    def _on_joint_state(self, message: JointState) -> None:
+    # ---- what comes in --------------------------------------------------------------------------------------------------------
+
+    def _on_state(self, message: Any) -> None:
         try:
-            qpos, qvel = messages.joint_arrays(message, self.guard.limits.joint_names)
-            self.guard.measure(messages.to_stamp(message.header.stamp), qpos, qvel, runtime.steady_now())
+            pose, speed = self.wire.state(message)
+            self.guard.measure(messages.to_stamp(message.header.stamp), pose, speed, runtime.steady_now(), self.wire.effort(message))
         except Rejected as rejected:
-            self.status.refused(rejected.reason, f"joint state: {rejected}")
-            return
+            self.status.refused(rejected.reason, f"{self.wire.state_name}: {rejected}")
+            if rejected.reason != "jump":
+                return
+            self._tell_state()
         self._decide()
 
-    def _on_command(self, message: JointTrajectory) -> None:
+    def _on_command(self, message: Any, info: dict[str, Any]) -> None:
         stamp = messages.to_stamp(message.header.stamp)
+        try:
+            self.speakers.hear(info["publication_sequence_number"], runtime.steady_now())
+        except Rejected as rejected:
+            self._emergency(rejected)
+            return
         if self._waiting is not None:
             self._refuse(self._waiting[0].stamp, Rejected("superseded", "a newer command came before the joint states were new enough"))
             self._waiting = None
+        if self.wire.asks_to_stop(message):
+            self._refuse(stamp, Rejected("stop_asked", "whoever commands asks for a stop"))
+            return
         try:
-            self._waiting = messages.command_arrays(message, self.guard.limits.joint_names), runtime.steady_now()
+            self._waiting = self.wire.command(message), runtime.steady_now()
         except Rejected as rejected:
             self._refuse(stamp, rejected)
             return
         self._decide()
 
-    def _on_timer(self) -> None:
+    def _on_estop(self, message: Bool) -> None:
+        self._estop_pressed = message.data
+        if message.data:
+            self._emergency(Rejected("estop", "the emergency stop was pressed"))
+
+    def _on_estop_asked(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if request.data:
+            self._emergency(Rejected("estop", "an emergency stop was asked for"))
+        response.success = request.data
+        response.message = "stopped" if request.data else "an emergency stop ends by ~/reset alone"
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._estop_pressed:
+            response.message = "the emergency stop is still pressed on the topic estop"
+            return response
+        self.guard.reset()
+        self.speakers = Speakers()
+        self._waiting = None
+        self.status.publish("guarding: reset by hand")
+        self._tell_state()
+        response.success, response.message = True, "reset"
+        return response
+
+    # ---- what is done ---------------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        now = runtime.steady_now()
+        stop = self.guard.watch(now)
+        if stop is not None:
+            if stop.command is not None:
+                self._send(stop.command)
+            reaction = stop.waited + runtime.steady_now() - now  # s, since the last sign of life of what has fallen silent
+            self.status.refused(stop.cause.reason, f"stopped: {stop.cause}" + ("" if stop.command is not None else "; nothing was sent"))
+            self._tell_state(reaction_ms=f"{1000 * reaction:.1f}")
+        following = self.guard.follow(now)
+        if following is not None:
+            self._send(following)
         self._decide()
+
+    def _look_around(self) -> None:
+        publishers = self.node.get_publishers_info_by_topic(self._commands.topic_name)
+        try:
+            self.speakers.check(f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers)
+        except Rejected as rejected:
+            if self.guard.state is not State.STOPPED:
+                self._emergency(rejected)
+        self._tell_state()
         if self.status.ready:
             return
         listening = self._controller.get_subscription_count() > 0
         seen = self.guard.measured is not None
-        missing = [text for ok, text in ((listening, "the robot's controller"), (seen, "joint states")) if not ok]
+        missing = [text for ok, text in ((listening, "the robot's controller"), (seen, f"{self.wire.state_name}s")) if not ok]
         self.status.publish(f"waiting for {' and '.join(missing)}" if missing else "guarding", ready=not missing)
 
     def _decide(self) -> None:
@@ -84,7 +168,16 @@ class SafetyNode:
             return
         self._send(accepted)
         self.status.counts["forwarded"] += 1
+        if accepted is not command and not np.array_equal(accepted.qpos, command.qpos):
+            self.status.counts["cut"] += 1
         self.status.publish("guarding")
+
+    def _emergency(self, cause: Rejected) -> None:
+        command = self.guard.stop(cause.reason, runtime.steady_now())
+        if command is not None:
+            self._send(command)
+        self._tell_state()
+        self.status.refused(cause.reason, f"stopped until it is reset: {cause}")
 
     def _refuse(self, stamp: int, rejected: Rejected) -> None:
         """Hold the robot first, then say why."""
@@ -94,12 +187,27 @@ class SafetyNode:
                 self._send(self.guard.hold(stamp, runtime.steady_now()))
             except Rejected as unknown_pose:
                 text += f"; nothing was sent, because {unknown_pose}"
+        self._tell_state()
         self.status.refused(rejected.reason, text)
 
     def _send(self, command: Command) -> None:
-        names = self.guard.limits.joint_names
-        self._executed.publish(messages.command_message(command, names))
-        self._controller.publish(messages.command_message(command._replace(stamp=0), names))  # 0: begin at once
+        self._controller.publish(self.wire.now(command))
+        self._executed.publish(self.wire.message(command))
+
+    def _tell_state(self, **values: str) -> None:
+        self.status.tell(state=str(self.guard.state), stop_cause=self.guard.stop_cause, **values)
+
+
+def _guard(node: Node, wire: Wire) -> Guard | VehicleGuard:
+    """Whoever judges the commands of this robot."""
+    robot = wire.robot
+    return Guard(Limits.of(robot), workspace=_workspace(node, robot)) if isinstance(robot, ArmSpec) else VehicleGuard(robot)
+
+
+def _workspace(node: Node, robot: ArmSpec) -> Workspace | None:
+    """The box that the parameters state; none where they are not given."""
+    lower, upper = (np.array(runtime.parameter(node, f"workspace_{side}", [0.0, 0.0, 0.0]), dtype=np.float64) for side in ("lower", "upper"))
+    return Workspace(robot, lower, upper) if lower.any() or upper.any() else None
 
 
 def main() -> None:

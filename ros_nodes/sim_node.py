@@ -1,10 +1,15 @@
 """sim: a simulated robot in a hidden task, behind the topics of a real one. The only node that knows a simulator.
 
-Subscribes to the robot's trajectory controller. Publishes its joint states; `seen/BODY` and `seen/BODY_twist`, what its miscalibrated
-camera makes of each body; `measured/BODY` and `measured/BODY_twist`, the truth, for whoever judges. Offers `~/begin_episode` (Trigger),
-whose message is the stamp in ns from which on readings belong to the new episode. Time passes only while a command is carried out,
-but every repetition is stamped 1 ns later: it shows that the robot is still there.
-Parameters: task, simulator, split, index, seed.
+Subscribes to the robot's controller. Publishes the robot's own state (JointState, or Odometry and Imu); `seen/...`, what its imperfect sensors
+make of the rest; `measured/...`, the truth, for whoever judges; `robot_description`, latched; /clock. Offers `~/begin_episode` (Trigger), whose
+message is the stamp in ns from which on readings belong to the new episode; `~/reset` (Trigger), which begins it anew whatever has happened;
+`~/set_pause` (SetBool); `~/step` (Trigger), `steps` periods while it is paused.
+Parameters: task, simulator, split, index, seed; joint_names, command_topic, state_topic; pace; command_timeout (s); steps; and each of the task's own,
+e.g. payload, at any time, inside of its limits: the reason of a success says when it holds.
+
+Two paces. lockstep: time passes only while a command is carried out, but every repetition is stamped 1 ns later: it shows that the robot is still
+there. A vehicle's command must answer the present readings. realtime: from the first command of an episode on, time passes as on the wall. The last
+command holds; when commands cease, a vehicle is brought to rest and an arm keeps its last set-point.
 """
 
 from __future__ import annotations
@@ -13,21 +18,29 @@ import time
 from typing import Any
 
 import torch
-from geometry_msgs.msg import PoseStamped, TwistStamped
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
-from sensor_msgs.msg import JointState
-from std_srvs.srv import Trigger
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Imu
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
 from torch import Tensor
-from trajectory_msgs.msg import JointTrajectory
 
 from metarl import tasks
+from metarl.robots.spec import Controls, VehicleSpec
 from metarl.ros_nodes import messages, readings, runtime
+from metarl.ros_nodes.channels import channels
 from metarl.ros_nodes.limits import Limits, check_form
 from metarl.ros_nodes.rejection import Rejected
+from metarl.ros_nodes.wires import ArmWire, VehicleWire, wired
 from metarl.ros_nodes.world import World
+from metarl.tasks.parameters import Param, TaskBatch
+from metarl.tasks.simulators.urdf import robot_urdf
 
-JOINT_STATE_PERIOD, BODY_PERIOD = 0.02, 0.1  # s between repetitions while nothing happens
+PACES = ("lockstep", "realtime")
+OWN_PERIOD, ALL_PERIOD = 0.02, 0.1  # s between repetitions while nothing happens
 FRAME, TICK = 40_000_000, 1_000_000  # ns of simulated time: between two frames; from one episode to the next
+BEHIND = 0.2  # s that the simulation may lag behind the wall before it gives up catching up
 
 
 class SimNode:
@@ -41,76 +54,240 @@ class SimNode:
         task = tasks.make(runtime.parameter(node, "task", "arm_slide"))
         split, index = runtime.parameter(node, "split", "iid"), runtime.parameter(node, "index", 0)
         simulator, seed = runtime.parameter(node, "simulator", "pybullet"), runtime.parameter(node, "seed", 0)
-        self.world = World(task, task.sample(1, split, start=index), simulator, seed, self._on_frame)
-        self.robot, self.limits = task.arm, Limits.of(task.arm)
-        self._stamp = time.time_ns()  # so that it also grows from one start of this node to the next
-        self._joints = self._now()
-        self._bodies: dict[str, Any] = {}
+        self.pace = runtime.parameter(node, "pace", "lockstep")
+        if self.pace not in PACES:
+            raise ValueError(f"pace is {self.pace!r}, expected {' or '.join(PACES)}")
+        self.wire, robot = wired(node, task.robot_name), task.robot
+        self.timeout = runtime.parameter(node, "command_timeout", robot.patience)
+        node.declare_parameter("steps", 1)
+        self.world = World(task, _given(node, task.params, task.sample(1, split, start=index)), simulator, seed, self._on_frame)
+        self._stamp = self._since = time.time_ns()  # so that it also grows from one start of this node to the next; _since: of the present readings
+        self._running = self._paused = self._silent = False
+        self._began, self._steps, self._heard = 0.0, 0, 0.0  # s and physics steps since the wall was looked at; s when a command came
+        self._waiting: Any = None  # a command that came while paused
+        self._told: tuple[float, ...] = ()  # a vehicle's last command
         self.status = runtime.Status(node)
-        self._joint_states = node.create_publisher(JointState, self.robot.state_topic, runtime.STREAM)
-        node.create_subscription(JointTrajectory, self.robot.command_topic, self._on_command, runtime.COMMAND)
-        node.create_service(Trigger, "~/begin_episode", self._on_begin)
-        runtime.steady_timer(node, JOINT_STATE_PERIOD, self._repeat_joints)
-        runtime.steady_timer(node, BODY_PERIOD, self._publish_bodies)
+        self._publish_description(simulator)
+        self._channels()
+        node.create_subscription(self.wire.command_kind, self.wire.command_topic, self._on_command, runtime.COMMAND)
+        for name, answer in (("begin_episode", self._on_begin), ("reset", self._on_reset), ("step", self._on_step)):
+            node.create_service(Trigger, f"~/{name}", answer)
+        node.create_service(SetBool, "~/set_pause", self._on_pause)
+        node.add_on_set_parameters_callback(self._on_parameters)
+        runtime.steady_timer(node, OWN_PERIOD, self._repeat_own)
+        runtime.steady_timer(node, ALL_PERIOD, self._repeat_all)
+        if self.pace == "realtime":
+            runtime.steady_timer(node, task.physics_dt, self._on_tick)
         self._publish()
-        self.status.publish(f"simulating {task.robot_name} in {simulator}", ready=True)
+        self.status.publish(f"simulating {task.robot_name} in {simulator}, {self.pace}", ready=True)
+
+    # ---- what is published ------------------------------------------------------------------------------------------------
+
+    def _channels(self) -> None:
+        """A publisher for each channel of the adapter and of the task node."""
+        task, node = self.world.task, self.node
+        self._says: dict[str, tuple[Any, str, Any]] = {}  # topic -> channel, source, publisher
+        for source, needs in (("seen", readings.needed_to_act(task)), ("measured", readings.needed_to_judge(task))):
+            for channel in channels(self.wire, task, needs, source):
+                if channel.topic not in self._says:
+                    self._says[channel.topic] = channel, source, node.create_publisher(channel.kind, channel.topic, runtime.STREAM)
+        self._clock = node.create_publisher(Clock, "/clock", runtime.STREAM_IN)
+        robot = self.wire.robot
+        self._imu = (robot.prefix, node.create_publisher(Imu, robot.imu_topic, runtime.STREAM)) if isinstance(robot, VehicleSpec) else None
+
+    def _publish_description(self, simulator: str) -> None:
+        text = robot_urdf(self.world.model(), self.wire.robot)
+        if isinstance(self.wire, ArmWire):
+            for ours, theirs in zip(self.wire.robot.joint_names, self.wire.joint_names, strict=True):
+                text = text.replace(f'<joint name="{ours}"', f'<joint name="{theirs}"')
+        self._description = self.node.create_publisher(String, "robot_description", runtime.LATCHED)
+        self._description.publish(String(data=text))
+
+    def _publish(self) -> None:
+        """Everything there is to sense, now."""
+        for topic in self._says:
+            self._say(topic)
+        self._tell_time()
+
+    def _say(self, topic: str) -> None:
+        channel, source, publisher = self._says[topic]
+        found = self.world.seen if source == "seen" else self.world.true
+        publisher.publish(channel.say(found, self._stamp))
+        if self._imu is not None and topic == self.wire.state_topic:
+            prefix, imu = self._imu
+            imu.publish(messages.imu(found, prefix, self._stamp))
+
+    def _tell_time(self) -> None:
+        self._clock.publish(Clock(clock=messages.to_time(self._stamp)))
+
+    def _repeat_own(self) -> None:
+        if not self._running:
+            self._stamp += 1
+            self._say(self.wire.state_topic)
+
+    def _repeat_all(self) -> None:
+        if not self._running:
+            self._publish()
+
+    def _on_frame(self, qpos: Tensor, qvel: Tensor) -> None:
+        """A trajectory is on its way."""
+        self._stamp += FRAME
+        channel, _, publisher = self._says[self.wire.state_topic]
+        if self.pace == "realtime":
+            self._steps += 1
+            time.sleep(max(0.0, self._began + self._steps * FRAME * 1e-9 - runtime.steady_now()))
+        publisher.publish(channel.say({"qpos": qpos.unsqueeze(0), "qvel": qvel.unsqueeze(0)}, self._stamp))
+        self._tell_time()
+
+    # ---- what is asked for ------------------------------------------------------------------------------------------------
 
     def _on_begin(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self.world.begin_episode()
+        return self._begun(response)
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self.world.untouched = False
+        self.world.begin_episode()
+        return self._begun(response)
+
+    def _begun(self, response: Trigger.Response) -> Trigger.Response:
         self._stamp += TICK
+        self._since, self._running, self._silent, self._waiting, self._told = self._stamp, False, False, None, ()
         self._publish()
         response.success, response.message = True, str(self._stamp)
         return response
 
-    def _on_command(self, message: JointTrajectory) -> None:
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._paused = request.data
+        response.success, response.message = True, "paused" if self._paused else "going on"
+        self._resume_clock()
+        if not self._paused and self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            self._on_command(waiting)
+        return response
+
+    def _on_step(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        steps = self.node.get_parameter("steps").value
+        if not self._paused or steps < 1:
+            response.message = "pause first" if not self._paused else f"steps is {steps}, expected at least 1"
+        elif self.pace == "lockstep" and self._waiting is None:
+            response.message = "no command waits: in lockstep a step is a command"
+        elif self.pace == "lockstep":
+            waiting, self._waiting = self._waiting, None
+            self._carry_out(waiting)
+            response.success = True
+        else:
+            for _ in range(steps * self.world.period):
+                self._advance(1)
+            response.success = True
+        return response
+
+    def _on_parameters(self, parameters: list[Any]) -> SetParametersResult:
+        known = {p.name for p in self.world.task.params}
+        wanted = {p.name: p.value for p in parameters if p.name in known}
+        fixed = [p.name for p in parameters if p.name not in known and p.name not in ("steps", "use_sim_time")]
+        if fixed:
+            return SetParametersResult(successful=False, reason=f"{', '.join(fixed)} cannot change while the simulation runs")
+        if not wanted:
+            return SetParametersResult(successful=True)
         try:
-            command = messages.command_arrays(message, self.robot.joint_names)
-            check_form(self.limits, command)
-            trajectory = messages.to_trajectory(command)
+            at_once = self.world.change(wanted)
+        except (ValueError, TypeError) as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        told = ", ".join(f"{k} = {v}" for k, v in wanted.items())
+        self.status.publish(f"the hidden task has changed: {told}")
+        return SetParametersResult(successful=True, reason="holds at once" if at_once else "physics follows with the next episode, wind and sensing at once")
+
+    # ---- commands ---------------------------------------------------------------------------------------------------------
+
+    def _on_command(self, message: Any) -> None:
+        if self._paused:
+            self._waiting = message
+            return
+        self._carry_out(message)
+
+    def _carry_out(self, message: Any) -> None:
+        try:
+            command = self.wire.command(message, self._told)
+            if isinstance(self.wire, ArmWire):
+                check_form(Limits.of(self.wire.robot), command)
+            elif command.stamp < self._since:
+                raise Rejected("out_of_order", f"a command that answers what was seen at {command.stamp} ns, the present readings are of {self._since} ns")
+            decided = self.wire.executable(command)
         except Rejected as rejected:
             self.status.refused(rejected.reason, f"command: {rejected}")
             return
+        self._told = tuple(command.qpos[-1].tolist())
+        if self.pace == "realtime" and len(command.time) == 1:
+            self._heard, self._silent = runtime.steady_now(), False
+            self.world.hold(decided)
+            if not self._running:
+                self._running = True
+                self._resume_clock()
+            return
         begun, duration = self._stamp, float(command.time[-1])
-        self.world.execute(trajectory)
+        self._resume_clock()
+        self.world.execute(decided)
         if not self.world.at_rest:  # the simulator has waited as long as the task allows
             duration += self.world.task.settle_time
-        self._stamp = max(self._stamp, begun + round(duration * 1e9))
+        self._stamp = self._since = max(self._stamp, begun + round(duration * 1e9))
         self._publish()
 
-    def _on_frame(self, qpos: Tensor, qvel: Tensor) -> None:
-        self._stamp += FRAME
-        self._joints = qpos, qvel
-        self._publish_joints()
+    # ---- time -------------------------------------------------------------------------------------------------------------
 
-    def _publish(self) -> None:
-        """Everything there is to sense, now."""
-        self._joints = self._now()
-        self._publish_joints()
-        self._publish_bodies()
+    def _resume_clock(self) -> None:
+        self._began, self._steps = runtime.steady_now(), 0
 
-    def _now(self) -> tuple[Tensor, Tensor]:
-        return self.world.true["qpos"][0], self.world.true["qvel"][0]
+    def _on_tick(self) -> None:
+        """Go on to where the wall is."""
+        if not self._running or self._paused:
+            return
+        dt = self.world.task.physics_dt
+        due = int((runtime.steady_now() - self._began) / dt) - self._steps
+        if due * dt > BEHIND:
+            self.status.refused("slow", f"the simulation is {due * dt:.2f} s behind the wall, and lets them pass")
+            self._resume_clock()
+            return
+        for _ in range(due):
+            self._steps += 1
+            self._advance(1)
 
-    def _repeat_joints(self) -> None:
-        self._stamp += 1
-        self._publish_joints()
+    def _advance(self, steps: int) -> None:
+        if self.world.advance(steps):
+            self._stamp += round(self.world.task.decision_dt * 1e9)
+            self._since = self._stamp
+            self._publish()
+            self._watch()
 
-    def _publish_joints(self) -> None:
-        qpos, qvel = (x.double().numpy() for x in self._joints)
-        self._joint_states.publish(messages.joint_state(self.robot.joint_names, qpos, qvel, self._stamp))
+    def _watch(self) -> None:
+        """What a robot's own controller does when commands cease."""
+        if not isinstance(self.wire, VehicleWire) or runtime.steady_now() - self._heard <= self.timeout:
+            return
+        if not self._silent:
+            self._silent = True
+            self.status.refused("stale_command", f"no command for {self.timeout:.3f} s: the vehicle comes to rest")
+        robot, true = self.wire.robot, self.world.true
+        w, x, y, z = true[robot.prefix + "quat"][0].tolist()
+        climbing = float(true[robot.prefix + "linvel"][0, 2])
+        self._told = robot.safe(self._told or robot.rest, (w, x, y, z), climbing, self.world.task.decision_dt)
+        self.world.hold(Controls(robot.ctrl_of(torch.tensor([self._told]))))
 
-    def _publish_bodies(self) -> None:
-        for source, found in (("seen", self.world.seen), ("measured", self.world.true)):
-            for body, parts in readings.bodies(tuple(found)).items():
-                self._publisher(PoseStamped, f"{source}/{body}").publish(messages.pose(found, body, self._stamp))
-                if "linvel" in parts:
-                    self._publisher(TwistStamped, f"{source}/{body}_twist").publish(messages.twist(found, body, self._stamp))
 
-    def _publisher(self, kind: type[Any], topic: str) -> Any:
-        """The publisher of a topic, made when it is first needed."""
-        if topic not in self._bodies:
-            self._bodies[topic] = self.node.create_publisher(kind, topic, runtime.STREAM)
-        return self._bodies[topic]
+def _given(node: Node, params: tuple[Param, ...], hidden: TaskBatch) -> TaskBatch:
+    """The hidden task, with what this node's parameters say of it otherwise; declares them."""
+    said = {}
+    for param, number in zip(params, hidden.values[0], strict=True):
+        value = param.decode(float(number))
+        descriptor = ParameterDescriptor(description=f"of the hidden task, in {param.unit or '1'}")
+        if param.choices:
+            descriptor.additional_constraints = f"one of {', '.join(param.all_choices)}"
+        else:
+            low, high = param.allowed
+            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
+        said[param.name] = node.declare_parameter(param.name, value, descriptor).value
+    if all(said[p.name] == p.decode(float(v)) for p, v in zip(params, hidden.values[0], strict=True)):
+        return hidden
+    return tasks.make(hidden.task).custom([said])
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """task: the one node that knows what is asked. It has episodes begun, judges decisions from true readings, and ends after one trial.
 
-Subscribes the robot's joint states, `measured/BODY`, `action` (adapter), `executed` (safety), `adapter_status`, `safety_status`; calls
-`begin_episode` (Trigger). Publishes `~/events` and `~/status`. Parameters: task, episodes (0: the task's), observers (how many besides
+Subscribes the robot's own state, `measured/...`, `action` (adapter), `executed` (safety), `adapter_status`, `safety_status`; calls
+`begin_episode` (Trigger). Publishes `~/events` and `~/status`. Parameters: task, those of `wired`, episodes (0: the task's), observers (how many besides
 the adapter must listen to the events before the trial begins), patience (s, longest wait for anything).
 """
 
@@ -18,7 +18,6 @@ from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from torch import Tensor
-from trajectory_msgs.msg import JointTrajectory
 
 from metarl import tasks
 from metarl.ros_nodes import messages, runtime
@@ -27,6 +26,7 @@ from metarl.ros_nodes.inbox import Inbox
 from metarl.ros_nodes.limits import Command
 from metarl.ros_nodes.referee import Referee
 from metarl.ros_nodes.rejection import Rejected
+from metarl.ros_nodes.wires import wired
 
 PERIOD = 0.1  # s between two looks at what is being waited for
 
@@ -49,9 +49,10 @@ class TaskNode:
         self._executed: Command | None = None
         self._news = runtime.steady_now()
         self._events = node.create_publisher(Float64MultiArray, "~/events", runtime.HISTORY)
-        self.inbox = Inbox(node, self.task, self.referee.needs, "measured", self.status, self._advance)
+        self.wire = wired(node, self.task.robot_name)
+        self.inbox = Inbox(node, self.wire, self.task, self.referee.needs, "measured", self.status, self._advance)
         node.create_subscription(Float64MultiArray, "action", self._on_action, runtime.ANSWERS)
-        node.create_subscription(JointTrajectory, "executed", self._on_executed, runtime.ANSWERS)
+        node.create_subscription(self.wire.command_kind, "executed", self._on_executed, runtime.ANSWERS)
         for other in self._ready:
             node.create_subscription(DiagnosticArray, f"{other}_status", partial(self._on_status, other), runtime.LATCHED)
         self._begin = node.create_client(Trigger, "begin_episode")
@@ -74,12 +75,15 @@ class TaskNode:
         self._action = int(sequence), torch.tensor(action)
         self._advance()
 
-    def _on_executed(self, message: JointTrajectory) -> None:
+    def _on_executed(self, message: Any) -> None:
         try:
-            self._executed = messages.command_arrays(message, self.task.robot.joint_names)
+            executed = self.wire.command(message)
         except Rejected as rejected:
             self.status.refused(rejected.reason, f"executed: {rejected}")
             return
+        if self.referee.event is None or executed.stamp != self.referee.event.stamp:
+            return  # a stop of the safety node's own, which answers no event
+        self._executed = executed
         self._advance()
 
     # ---- what is done ---------------------------------------------------------------------------------------------------------
@@ -135,7 +139,7 @@ class TaskNode:
         assert self._executed is not None
         if not self.referee.over(measured, self.inbox.stamp, float(self._executed.time[-1])):
             return None
-        return self.referee.judge(self._action[1], torch.from_numpy(self._executed.qpos[-1]).float(), measured, self.inbox.stamp)
+        return self.referee.judge(self._action[1], self.wire.last(self._executed), measured, self.inbox.stamp)
 
     def _publish(self, event: Event) -> None:
         self._events.publish(messages.event_message(event))

@@ -1,32 +1,40 @@
-"""A simulated robot in one hidden task, as sim_node shows it to ROS: what the robot senses, and what is true. Plain Python, no ROS."""
+"""A simulated robot in one hidden task, as sim_node shows it to ROS: what the robot senses, and what is true. Plain Python, no ROS.
+
+Two ways to go on: `execute` carries out one command and waits for its end, as BatchedEnv does; `hold` and `advance` let time pass by itself, with
+the command that came last.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metarl.robots.spec import JointTrajectory
+from metarl.robots.spec import Controls, JointTrajectory
 from metarl.tasks import simulators
-from metarl.tasks.parameters import TaskBatch
+from metarl.tasks.parameters import TaskBatch, custom
 from metarl.tasks.simulators.simulator import RobotSimulator
 from metarl.tasks.task import Readings, Task
 
+EVERYBODY = torch.ones(1, dtype=torch.bool)
+
 
 class World:
-    """One simulation. Start poses, goals and sensing are those of a BatchedEnv with the same seed.
+    """One simulation. Start poses, goals, gusts and sensing are those of a BatchedEnv with the same seed.
 
     Args:
         task: a task of a robot.
         hidden: one task of it.
         simulator: "mujoco" or "pybullet".
         seed: of everything random within episodes.
-        on_frame: called 25 times per simulated second while the robot moves, with joint positions and velocities (J,).
+        on_frame: called 25 times per simulated second while the robot moves along a trajectory, with joint positions and velocities (J,).
 
     Attributes:
         true: readings (1, n) as they are.
         seen: as the robot's imperfect sensors give them.
+        hidden: the task that it is in now.
     """
 
     def __init__(self, task: Task, hidden: TaskBatch, simulator: str, seed: int, on_frame: Callable[[Tensor, Tensor], None]) -> None:
@@ -34,14 +42,39 @@ class World:
             raise ValueError(f"{task.name} has no robot, so there is nothing to show on ROS")
         engine = simulators.make(simulator, task, 1, 1)
         assert isinstance(engine, RobotSimulator)
-        self.task, self._engine = task, engine
+        self.task, self.engine, self.hidden = task, engine, hidden
         self._rng = torch.Generator().manual_seed(seed)
-        named = hidden.named()
-        engine.set_tasks(named)
-        engine.on_frame = lambda _: on_frame(*self._joints())
-        self._values = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in named.items()}
-        self._delay = task.command_delay(self._values)
+        if task.robot.joint_names:
+            engine.on_frame = lambda _: on_frame(*self._joints()) if "qpos" in self.true else None
+        self.true: Readings = {}
+        self._become(hidden)
+        engine.set_tasks(hidden.named())
         self._begin()
+
+    # ---- the hidden task --------------------------------------------------------------------------------------------------
+
+    def change(self, values: dict[str, float | str]) -> bool:
+        """Change parameters of the hidden task; True where all of it holds at once, False where the physics follows with the next episode.
+
+        Wind, gusts, delays and what the sensors make of things hold at once everywhere; masses, frictions and motors in MuJoCo alone.
+
+        Raises:
+            ValueError: a name is unknown, or a value out of range; nothing has changed.
+        """
+        now = {p.name: p.decode(float(v)) for p, v in zip(self.task.params, self.hidden.values[0], strict=True)}
+        hidden = custom(self.task.name, self.task.version, self.task.params, [{**now, **values}])
+        self._become(hidden)
+        at_once = self.engine.adjust(hidden.named())
+        self._to_load = not at_once
+        return at_once
+
+    def _become(self, hidden: TaskBatch) -> None:
+        self.hidden = hidden
+        self._values = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in hidden.named().items()}
+        self._delay = self.task.command_delay(self._values)
+        self._to_load = False
+
+    # ---- episodes ---------------------------------------------------------------------------------------------------------
 
     @property
     def at_rest(self) -> bool:
@@ -50,40 +83,100 @@ class World:
 
     def begin_episode(self) -> None:
         """Put everything where an episode starts; once only, if nothing has happened since."""
-        if not self._untouched:
+        if not self.untouched:
             self._begin()
 
     def _begin(self) -> None:
-        self._untouched = True  # an episode has begun in which nothing has happened yet
+        if self._to_load:
+            self.engine.set_tasks(self.hidden.named())
+            self._to_load = False
+        self.untouched = True  # an episode has begun in which nothing has happened yet
         start = self.task.start(self._values, self._rng)
-        self._goals = self.task.goals(self._values, self._rng)
-        self._commands = [start["qpos"]]  # latest first, as far back as the delay
-        self._look(self._engine.reset(start, self._goals))
+        self._goals, self._memory = self.task.goals(self._values, self._rng), self.task.memory(self._values, self._rng)
+        self._commands = [self.engine.first_command(start)[1]]  # latest first, as far back as the delay
+        self._held: list[tuple[float, Tensor]] = [(-1e9, self.engine.first_ctrl(start))]  # when it came, in s of this episode; latest first
+        self.elapsed, self._phase = 0.0, 0  # s of this episode; physics steps since the last readings
+        self._look(self.engine.reset(start, {**self._goals, **self._memory}))
 
-    def execute(self, command: JointTrajectory) -> None:
-        """Carry out a trajectory (1, S, J) and wait until everything is at rest."""
-        self._untouched = False
-        self._look(self._engine.step(self._late(command), torch.ones(1, dtype=torch.bool)))
+    # ---- command by command -----------------------------------------------------------------------------------------------
 
-    def _late(self, command: JointTrajectory) -> JointTrajectory:
-        """What reaches motors that receive set-points late, as in BatchedEnv: between the two that frame that moment."""
+    def execute(self, command: JointTrajectory | Controls, action: Tensor | None = None) -> None:
+        """Carry out a trajectory (1, S, J) and wait until everything is at rest, or hold what motors get (1, U) for one period.
+
+        Args:
+            command: as `Task.command` gives it.
+            action: (1, A) behind it, for tasks whose memory depends on it.
+        """
+        self.untouched = False
+        before = self.true
+        self.engine.push(self.task.forces(before, self._values))
+        measured = self.engine.step(self._late(command), EVERYBODY)
+        self._remember(before, measured, action)
+
+    def _late(self, command: JointTrajectory | Controls) -> JointTrajectory | Controls:
+        """What reaches motors that receive commands late, as in BatchedEnv: between the two that frame that moment."""
         if self._delay is None:
             return command
-        steps = float(self._delay[0] / command.dt)
+        one = command.ctrl if isinstance(command, Controls) else command.qpos[:, -1]
+        steps = float(self._delay[0] / (self.task.decision_dt if isinstance(command, Controls) else command.dt))
         whole = int(steps)
-        self._commands = [command.qpos[:, -1], *self._commands][: whole + 2]
+        self._commands = [one, *self._commands][: whole + 2]
         newer, older = (self._commands[min(i, len(self._commands) - 1)] for i in (whole, whole + 1))
-        late = newer * (1 - (steps - whole)) + older * (steps - whole)
-        return JointTrajectory(late.unsqueeze(1), command.qvel, command.dt)
+        late = torch.lerp(newer, older, torch.tensor(steps - whole))
+        return Controls(late) if isinstance(command, Controls) else command._replace(qpos=late.unsqueeze(1))
+
+    # ---- by the clock -----------------------------------------------------------------------------------------------------
+
+    @property
+    def period(self) -> int:
+        """Physics steps between two readings."""
+        return round(self.task.decision_dt / self.task.physics_dt)
+
+    def hold(self, command: JointTrajectory | Controls) -> None:
+        """From now on, until the next one: what motors get (1, U), or a set-point (1, 1, J)."""
+        self.untouched = False
+        if isinstance(command, JointTrajectory):
+            command = Controls(self.engine.ctrl_of(command.qpos[:, -1] + self.engine.damping_ratio * command.qvel[:, -1]))
+        oldest = self.elapsed - (float(self._delay[0]) if self._delay is not None else 0.0)
+        kept = [held for held in self._held if held[0] > oldest] + [held for held in self._held if held[0] <= oldest][:1]
+        self._held = [(self.elapsed, command.ctrl), *kept]
+
+    def advance(self, steps: int) -> bool:
+        """Let time pass, at most until a period ends: True where it did, and there are new readings."""
+        if self._phase == 0:
+            self.engine.push(self.task.forces(self.true, self._values))
+        steps = min(steps, self.period - self._phase)
+        late = self.elapsed - (float(self._delay[0]) if self._delay is not None else 0.0)
+        ctrl = next(ctrl for came, ctrl in self._held if came <= late + 1e-9)
+        self.engine.advance(ctrl, steps, None)
+        self._phase += steps
+        self.elapsed += steps * self.task.physics_dt
+        if self._phase < self.period:
+            return False
+        self._phase = 0
+        self._remember(self.true, self.engine.read(), None)
+        return True
+
+    # ---- common -----------------------------------------------------------------------------------------------------------
+
+    def _remember(self, before: Readings, measured: Readings, action: Tensor | None) -> None:
+        given = torch.zeros(1, self.task.spec.action_size) if action is None else action
+        self._memory = self.task.remember(before, given, {**measured, **self._goals}, self._values, self._rng)
+        self.engine.show(self._memory)
+        self._look(measured)
 
     def _joints(self) -> tuple[Tensor, Tensor]:
-        now = self._engine.read()
+        now = self.engine.read()
         return now["qpos"][0], now["qvel"][0]
 
     def _look(self, measured: Readings) -> None:
-        self.true = {**measured, **self._goals}
+        self.true = {**measured, **self._goals, **self._memory}
         self.seen = self.task.sense(self.true, self._values)
 
     def close(self) -> None:
         """Free the simulator."""
-        self._engine.close()
+        self.engine.close()
+
+    def model(self) -> Any:
+        """The compiled scene."""
+        return self.engine.model

@@ -19,7 +19,7 @@ from metarl.tasks.task import Task
 
 _NOT_TASKS = {
     "appliances", "batched_env", "chores", "dm_env", "experts", "grasp", "gymnasium", "half_cheetah", "kitchen_rules", "locomotion", "parameters",
-    "rand_params", "rewards", "sensing", "shapes", "simulators", "strike", "task", "track", "wind",
+    "pushing", "rand_params", "rewards", "sensing", "shapes", "simulators", "strike", "task", "track", "wind",
 }  # fmt: skip
 
 __all__ = ["SPLITS", "Param", "Task", "TaskBatch", "add_folder", "make", "names"]

@@ -33,20 +33,27 @@ ORDERS = tuple("".join(p) for p in itertools.permutations("cst"))
 """Which station is at which place, by first letters."""
 
 HANDLE = (0.66, 0.0, 0.12)  # m, in the cupboard's frame, where the hole of the closed door's handle is
-HINGE_RADIUS = 0.25  # m, from the handle to a hinge at either side of the door
-DRAWN, SWUNG, SHIFTED, PRESSED = 0.36, 1.6, 0.32, 0.08  # m, rad, m, m: how far drawers, doors, sliding doors and touch latches can move
-# how far is open: more than what another mechanism's motion moves it
-OPEN_SWUNG, OPEN_SHIFTED, OPEN_PRESSED = 1.15, 0.25, 0.065
+HINGE_RADIUS = 0.25  # m, from the handle to a hinge at either side of the door, or below it
+CAROUSEL = 0.08  # m, from the handle to the vertical axis of a carousel
+DRAWN, SWUNG, SHIFTED, PRESSED, SPUN = 0.36, 1.6, 0.36, 0.08, 3.2  # m, rad, m, m, rad: how far drawers, doors, sliding doors, touch latches, carousels move
 MECHANISMS = {
-    "drawer": ("slide", (-1.0, 0.0, 0.0), 0.0, (0.0, DRAWN)),
-    "hinge_left": ("hinge", (0.0, 0.0, 1.0), HINGE_RADIUS, (-SWUNG, 0.0)),
-    "hinge_right": ("hinge", (0.0, 0.0, 1.0), -HINGE_RADIUS, (0.0, SWUNG)),
-    "press": ("slide", (-1.0, 0.0, 0.0), 0.0, (-PRESSED, 0.0)),
-    "slide_left": ("slide", (0.0, 1.0, 0.0), 0.0, (0.0, SHIFTED)),
-    "slide_right": ("slide", (0.0, -1.0, 0.0), 0.0, (0.0, SHIFTED)),
+    "drawer": ("slide", (-1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, DRAWN), 0.28),
+    "hinge_left": ("hinge", (0.0, 0.0, 1.0), (0.0, HINGE_RADIUS, 0.0), (-SWUNG, 0.0), 0.9),
+    "hinge_right": ("hinge", (0.0, 0.0, 1.0), (0.0, -HINGE_RADIUS, 0.0), (0.0, SWUNG), 0.9),
+    "drop_down": ("hinge", (0.0, -1.0, 0.0), (0.0, 0.0, -HINGE_RADIUS), (0.0, SWUNG), 0.82),
+    "slide_left": ("slide", (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), (0.0, SHIFTED), 0.2),
+    "slide_right": ("slide", (0.0, -1.0, 0.0), (0.0, 0.0, 0.0), (0.0, SHIFTED), 0.2),
+    "rotary": ("hinge", (0.0, 0.0, 1.0), (0.0, CAROUSEL, 0.0), (-SPUN, 0.0), 2.85),
+    "press": ("slide", (-1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (-PRESSED, 0.0), 0.074),
 }
-"""Mechanism -> kind of its joint, axis, where to the left of the handle a hinge is (m), and range of the joint (rad or m)."""
+"""Mechanism -> kind of its joint, axis, a point of it from the handle (m), range (rad or m), and from where on it counts as open.
+
+That is further than what the motion for another mechanism moves it.
+"""
+HANDLES = {"ring": 0.015, "bar": 0.04}
+"""Handle -> half of its inner width, m. The hand has play in a bar: it must go further to shift a door."""
 LOCKED = 1e5  # N·s/m, N·m·s/rad: damping of the joint that the door does not have; both engines treat damping implicitly
+DOOR_DAMPING, KNOB_DAMPING = 15.0, 0.1  # N·s/m at the handle, N·m·s/rad: what is left alone stays where it is
 
 KNOBS = tuple((0.45, y, 0.1) for y in (0.255, 0.085, -0.085, -0.255))  # m, axes in the stove's frame, from the left
 CRANK = 0.05  # m, from a knob's axis to the hole; the hole is on the robot's side when the knob is off
@@ -54,7 +61,7 @@ TURNED = 4.2  # rad, how far a knob can be turned
 BURNERS = ((0.6, 0.14, 0.12), (0.6, -0.14, 0.12), (0.74, 0.14, 0.12), (0.74, -0.14, 0.12))  # m, where the pot's grip is on them
 SHELF, SPOT = (0.74, 0.0, 0.12), (0.62, 0.0, 0.12)  # m, the same in the cupboard and on the table
 
-_HOLE, _WALL, _DEPTH = 0.015, 0.007, 0.025  # m, half widths of a hole and its walls, half height of these
+_HOLE, _SLOT, _WALL, _DEPTH = 0.015, 0.018, 0.007, 0.006  # m, half widths of a hole and of a handle from front to back, of their walls, half height of these
 
 
 def stands(layout: Tensor, order: Tensor) -> Tensor:
@@ -97,7 +104,8 @@ def _add_door(spec: mujoco.MjSpec, cupboard: mujoco.MjsBody) -> None:
     door.add_joint(name="door_slide", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[-1, 0, 0], limited=True, range=[-PRESSED, DRAWN])
     panel = door.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.01, HINGE_RADIUS, 0.15], pos=[0.04, 0, -0.03], mass=3.0, rgba=[0.55, 0.4, 0.25, 1])
     panel.contype, panel.conaffinity = 0, 0
-    _add_hole(door)
+    door.gravcomp = 1.0  # springs balance it, where it opens downwards
+    _add_hole(door, "handle", slot=_SLOT)
     door.add_site(name="handle", size=[0.005, 0, 0])
     _sense(spec, "door_qpos/hinge", "JOINTPOS", "JOINT", "door_hinge")
     _sense(spec, "door_qpos/slide", "JOINTPOS", "JOINT", "door_slide")
@@ -108,22 +116,22 @@ def _add_knob(spec: mujoco.MjSpec, stove: mujoco.MjsBody, name: str, place: tupl
     import mujoco
 
     knob = stove.add_body(name=name, pos=place)
-    knob.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], limited=True, range=[-TURNED, TURNED], damping=[0.02, 0, 0])
+    knob.add_joint(name=name, type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], limited=True, range=[-TURNED, TURNED], damping=[KNOB_DAMPING, 0, 0])
     knob.add_geom(type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.03, 0.015, 0], pos=[0, 0, -0.02], mass=0.3, contype=0, conaffinity=0, rgba=[0.2, 0.2, 0.2, 1])
-    _add_hole(knob, (-CRANK, 0.0, 0.0))
+    _add_hole(knob, name, (-CRANK, 0.0, 0.0))
     knob.add_site(name=name, pos=[-CRANK, 0, 0], size=[0.005, 0, 0])
 
 
-def _add_hole(body: mujoco.MjsBody, middle: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
-    """Four walls around a hole for the peg."""
+def _add_hole(body: mujoco.MjsBody, name: str, middle: tuple[float, float, float] = (0.0, 0.0, 0.0), slot: float = _HOLE) -> None:
+    """Four walls around a hole for the peg, `slot` its half width from front to back."""
     import mujoco
 
     for axis, side in itertools.product((0, 1), (-1, 1)):
-        pos, size = [*middle], [_HOLE + 2 * _WALL, _HOLE + 2 * _WALL, _DEPTH]
-        pos[axis] += side * (_HOLE + _WALL)
+        pos, size = [*middle], [slot + 2 * _WALL, _HOLE + 2 * _WALL, _DEPTH]
+        pos[axis] += side * ((slot, _HOLE)[axis] + _WALL)
         size[axis] = _WALL
         wall = body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=size, pos=pos, mass=0.02, contype=0, conaffinity=2, rgba=[0.7, 0.7, 0.75, 1])
-        wall.friction, wall.condim = [0.2, 0.0, 0.0], 3
+        wall.name, wall.friction, wall.condim = f"{name}/{'xy'[axis]}{side}", [0.2, 0.0, 0.0], 3
 
 
 def _picture(body: mujoco.MjsBody, kind: mujoco.mjtGeom, size: list[float], pos: list[float], rgba: list[float]) -> None:
@@ -148,40 +156,45 @@ def arrange(batch: mujoco.batch.Batch, places: Any) -> None:
         quat[:, body] = np.stack([np.cos(half), 0 * half, 0 * half, np.sin(half)], -1)
 
 
-def hang_door(batch: mujoco.batch.Batch, kinds: list[str], breakaway: Any) -> None:
-    """Give each simulation's door its mechanism, and the force (N,) in N at the handle from which it moves."""
+def hang_door(batch: mujoco.batch.Batch, kinds: list[str], handles: list[str]) -> None:
+    """Give each simulation's door its mechanism and its handle."""
     model = batch.model
     hinge, slide = (model.joint(f"door_{kind}") for kind in ("hinge", "slide"))
     pos, axis, limits = (batch.expand(f"jnt_{field}") for field in ("pos", "axis", "range"))
-    damping, friction = batch.expand("dof_damping"), batch.expand("dof_frictionloss")
+    damping = batch.expand("dof_damping")
     for row, name in enumerate(kinds):
-        kind, direction, side, (low, high) = MECHANISMS[name]
+        kind, direction, pivot, (low, high), _ = MECHANISMS[name]
         moving, locked = (hinge, slide) if kind == "hinge" else (slide, hinge)
-        pos[row, hinge.id] = (0.0, side, 0.0)
+        pos[row, hinge.id] = pivot
         axis[row, moving.id], limits[row, moving.id] = direction, (low, high)
         limits[row, locked.id] = (-0.1, 0.1)
         axis[row, locked.id] = model.jnt_axis[locked.id]
-        lever = HINGE_RADIUS if kind == "hinge" else 1.0
-        damping[row, moving.dofadr[0]], friction[row, moving.dofadr[0]] = 5.0 * lever**2, breakaway[row] * lever
-        damping[row, locked.dofadr[0]], friction[row, locked.dofadr[0]] = LOCKED, 0.0
+        lever = max(math.hypot(*pivot), 0.13) if kind == "hinge" else 1.0  # a carousel is damped more: it does not coast
+        damping[row, moving.dofadr[0]], damping[row, locked.dofadr[0]] = DOOR_DAMPING * lever**2, LOCKED
+    geom_pos, geom_size = batch.expand("geom_pos"), batch.expand("geom_size")
+    half = np.array([HANDLES[name] for name in handles])
+    for axis_name, side in itertools.product("xy", (-1, 1)):
+        wall = model.geom(f"handle/{axis_name}{side}").id
+        if axis_name == "x":
+            geom_size[:, wall, 1] = half + 2 * _WALL
+        else:
+            geom_pos[:, wall, 1] = side * (half + _WALL)
 
 
-def fit_knobs(batch: mujoco.batch.Batch, leftward: Any, friction: Any) -> None:
-    """Which way (N,) bool the knobs turn on, and their friction (N,) in N·m."""
-    limits, loss = batch.expand("jnt_range"), batch.expand("dof_frictionloss")
+def fit_knobs(batch: mujoco.batch.Batch, leftward: Any) -> None:
+    """Which way (N,) bool the knobs turn on."""
+    limits = batch.expand("jnt_range")
     for number in range(1, len(KNOBS) + 1):
-        knob = batch.model.joint(f"knob_{number}")
-        limits[:, knob.id] = np.where(leftward[:, None], (0.0, TURNED), (-TURNED, 0.0))
-        loss[:, knob.dofadr[0]] = friction
+        limits[:, batch.model.joint(f"knob_{number}").id] = np.where(leftward[:, None], (0.0, TURNED), (-TURNED, 0.0))
 
 
 # ---- what the joints say ----------------------------------------------------------------------------------------------------
 
 
-def is_open(door_qpos: Tensor) -> Tensor:
-    """(...) bool from the door's hinge and slide (..., 2), of which one moves."""
-    hinge, slide = door_qpos.unbind(-1)
-    return (hinge.abs() > OPEN_SWUNG) | (slide > OPEN_SHIFTED) | (slide < -OPEN_PRESSED)
+def is_open(door_qpos: Tensor, mechanism: Tensor) -> Tensor:
+    """(...) bool from the door's hinge and slide (..., 2), of which one moves, and its mechanism (...) as an index into MECHANISMS."""
+    enough = torch.tensor([least for *_, least in MECHANISMS.values()])
+    return door_qpos.abs().amax(-1) > enough[mechanism.long()]
 
 
 def into_station(point: Tensor, stand: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from metarl.robots.kinematics import follow_line, tool_pose
 from metarl.robots.spec import JointTrajectory
 from metarl.tasks.parameters import Param
 from metarl.tasks.sensing import hand_eye
-from metarl.tasks.strike import plan_strike
+from metarl.tasks.strike import APPROACH, plan_strike
 from metarl.tasks.task import Readings, Task, Values
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ArmSlide(Task):
     robot_name = "arm7"
     # Friction is that of plastic or metal on a smooth table: the fastest strike sends an object of friction 0.13 0.6 m far, so more
     # would leave targets out of range. Mass, size and centre of mass: household objects (YCB) that fit between the fingers.
-    params = (
+    params: ClassVar[tuple[Param, ...]] = (
         Param("shape", "", "the object's shape is {}", nominal="box", choices=("box", "cylinder"), ood_far=("ellipsoid",)),
         Param("half_size", "m", "half as wide as {:.3f} m", nominal=0.027, train=(0.02, 0.035), ood_near=((0.017, 0.02), (0.035, 0.04)), ood_far=((0.04, 0.045),)),
         Param("mass", "kg", "weighs {:.2f} kg", nominal=0.2, train=(0.05, 0.6), scale="log", ood_near=((0.6, 0.75),), ood_far=((0.75, 1.2),)),
@@ -63,16 +63,20 @@ class ArmSlide(Task):
     observed = {"object_xy": 2, "target_from_object": 2}
     action_names = ("speed", "direction", "contact")
     reward_range = (0.0, 1.0)
+    place, ready, speeds = OBJECT, READY, SPEEDS  # another arm strikes elsewhere, and more slowly
+    approach = APPROACH  # s, to where the run-up begins
+    worth, near = 0.15, 0.05  # m, at which miss a shot is worth 1/e; which is a success
 
     def build(self) -> mujoco.MjSpec:
         import mujoco
 
         spec = self.robot.build()
-        peg = spec.body("panda_hand").add_body(name="peg", pos=[0, 0, 0.1034])
+        tool = spec.site("tool")
+        peg = tool.parent.add_body(name="peg", pos=tool.pos, quat=tool.quat)
         peg.add_geom(name="peg", type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=[PEG_RADIUS, 0.012, 0], mass=0.02, contype=2, conaffinity=0, rgba=[0.8, 0.5, 0.2, 1])
         floor = spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 0.1], contype=1, conaffinity=0, rgba=[0.85, 0.85, 0.85, 1])
         floor.friction = [1.0, 0.0, 0.0]
-        thing = spec.worldbody.add_body(name="object", pos=[*OBJECT, 0.027])
+        thing = spec.worldbody.add_body(name="object", pos=[*self.place, 0.027])
         thing.add_freejoint(name="object")
         thing.simple = 0  # its centre of mass moves away from its frame
         geom = thing.add_geom(
@@ -80,7 +84,7 @@ class ArmSlide(Task):
         )
         # the object's friction rules its contacts (priority), else the larger of the pair would; stiff contact: a strike bounces a little, as metal on plastic does (the object leaves at about 1.2 times the tool's speed)
         geom.priority, geom.friction, geom.solref, geom.condim = 1, [0.15, 0.0, 0.0], [0.008, 1.0], 3
-        target = spec.worldbody.add_body(name="target", mocap=True, pos=[OBJECT[0], OBJECT[1] + 0.5, 0])
+        target = spec.worldbody.add_body(name="target", mocap=True, pos=[self.place[0], self.place[1] + 0.5, 0])
         target.add_geom(type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.05, 0.001, 0], contype=0, conaffinity=0, rgba=[0.1, 0.7, 0.2, 0.6])
         for name, kind in (
             ("object_pos", mujoco.mjtSensor.mjSENS_FRAMEPOS),
@@ -119,18 +123,18 @@ class ArmSlide(Task):
         noise = 2 * torch.rand(num, 3, generator=rng) - 1
         half_yaw = 0.5 * 0.05 * noise[:, 2]
         zero = torch.zeros(num)
-        pos = [OBJECT[0] + 0.003 * noise[:, 0], OBJECT[1] + 0.003 * noise[:, 1], values["half_size"] + 1e-4]
+        pos = [self.place[0] + 0.003 * noise[:, 0], self.place[1] + 0.003 * noise[:, 1], values["half_size"] + 1e-4]
         pose = torch.stack([*pos, half_yaw.cos(), zero, zero, half_yaw.sin()], -1)
-        return {"qpos": torch.tensor(ready_qpos(self.robot_name)).expand(num, -1), "object": pose}
+        return {"qpos": torch.tensor(ready_qpos(self.robot_name, self.ready)).expand(num, -1), "object": pose}
 
     def goals(self, values: Values, rng: torch.Generator) -> Readings:
         distance, angle = values["target_distance"], values["target_angle"]
-        x, y = OBJECT[0] - distance * angle.sin(), OBJECT[1] + distance * angle.cos()
+        x, y = self.place[0] - distance * angle.sin(), self.place[1] + distance * angle.cos()
         return {"target_pos": torch.stack([x, y, torch.zeros_like(x)], -1)}
 
     def sense(self, readings: Readings, values: Values) -> Readings:
         shift = torch.stack([values["camera_x"], values["camera_y"], torch.zeros_like(values["camera_x"])], -1)
-        seen = {k: hand_eye(readings[k], values["camera_yaw"], shift, (*OBJECT, 0.0)) for k in ("object_pos", "target_pos")}
+        seen = {k: hand_eye(readings[k], values["camera_yaw"], shift, (*self.place, 0.0)) for k in ("object_pos", "target_pos")}
         return {**readings, **seen}
 
     def observation(self, readings: Readings) -> Tensor:
@@ -141,16 +145,16 @@ class ArmSlide(Task):
         thing, target = readings["object_pos"], readings["target_pos"]
         x, y = (target - thing)[..., :2].unbind(-1)
         direction = torch.atan2(y, x) + TURN * action[..., 1]
-        speed = SPEEDS[0] * (SPEEDS[1] / SPEEDS[0]) ** (0.5 * (action[..., 0] + 1.0))
+        speed = self.speeds[0] * (self.speeds[1] / self.speeds[0]) ** (0.5 * (action[..., 0] + 1.0))
         aside = ASIDE * action[..., 2]
-        through = torch.stack([thing[..., 0] - aside * direction.sin(), thing[..., 1] + aside * direction.cos(), torch.full_like(x, READY[2])], -1)
-        return plan_strike(self.arm, readings["qpos"], through, direction, speed, SPEEDS[0])
+        through = torch.stack([thing[..., 0] - aside * direction.sin(), thing[..., 1] + aside * direction.cos(), torch.full_like(x, self.ready[2])], -1)
+        return plan_strike(self.arm, readings["qpos"], through, direction, speed, self.speeds[0], self.approach)
 
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
-        return torch.exp(self.error(next_readings) / -0.15)
+        return torch.exp(self.error(next_readings) / -self.worth)
 
     def success(self, readings: Readings) -> Tensor:
-        return self.error(readings) < 0.05
+        return self.error(readings) < self.near
 
     def error(self, readings: Readings) -> Tensor:
         return (readings["object_pos"] - readings["target_pos"])[..., :2].norm(dim=-1)
@@ -160,12 +164,12 @@ class ArmSlide(Task):
 
 
 @functools.lru_cache
-def ready_qpos(robot_name: str) -> tuple[float, ...]:
-    """Joint pose with the tool at READY, pointing down; rad."""
+def ready_qpos(robot_name: str, ready: tuple[float, float, float] = READY) -> tuple[float, ...]:
+    """Joint pose with the tool at `ready`, pointing down; rad."""
     from metarl import robots
 
     spec = robots.load_arm(robot_name)
     home = torch.tensor(spec.home_qpos, dtype=torch.float64)
     here = tool_pose(spec, home)[0]
-    path = here + torch.linspace(0, 1, 50, dtype=torch.float64).unsqueeze(-1) * (torch.tensor(READY, dtype=torch.float64) - here)
+    path = here + torch.linspace(0, 1, 50, dtype=torch.float64).unsqueeze(-1) * (torch.tensor(ready, dtype=torch.float64) - here)
     return tuple(follow_line(spec, home, path, iterations=5)[-1].tolist())

@@ -80,6 +80,7 @@ class BatchedEnv:
     sensed: Readings
     obs: Tensor  # (N, O)
     active: Tensor  # (N,) bool: the episode is still running
+    stepped: Tensor  # (N,) bool: it was, before the last step
     # rows (N,) of the newer and the older command that frame the late one, its part of the way (N, 1), and how far back all reach
     late: tuple[Tensor, Tensor, Tensor, int] | None
     commands: list[Tensor]  # (N, J) or (N, U) each, latest first, as far back as the longest delay
@@ -148,9 +149,13 @@ class BatchedEnv:
         truncated = valid & ~terminated if self.elapsed >= self.task.horizon else torch.zeros_like(valid)
         if not math.isfinite(float(reward.sum() + self.obs.sum())):  # quicker than looking at each number
             self._check_finite(reward)
-        self.active = valid & ~terminated & ~truncated
+        self.active, self.stepped = valid & ~terminated & ~truncated, valid
         parts = (before_obs, given, torch.where(valid, reward, 0.0), self.obs, terminated, truncated, valid)
         return Step(*(self._shaped(p) for p in parts))
+
+    def training_reward(self) -> Tensor:
+        """(M, R) what `Task.training_reward` says of the last step; zero where it was not valid."""
+        return self._shaped(torch.where(self.stepped, self.task.training_reward(self.readings), 0.0))
 
     @property
     def all_ended(self) -> bool:

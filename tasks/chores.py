@@ -15,14 +15,17 @@ from metarl.robots import arm7
 from metarl.robots.kinematics import follow_line, tool_pose
 from metarl.robots.spec import JointTrajectory
 from metarl.tasks import appliances
-from metarl.tasks.appliances import CRANK, HANDLE, HINGE_RADIUS, KNOBS
+from metarl.tasks.appliances import CAROUSEL, CRANK, HANDLE, HINGE_RADIUS, KNOBS
 
 DT = 0.1  # s between two points of the trajectory
-DRIVE, SETTLE, LOWER, WORK, RAISE = 10, 3, 3, 8, 2  # points of each phase
-LIFT = 0.08  # m, of the peg above its work while it drives
+DRIVE, SETTLE, LOWER, WORK, RAISE = 15, 3, 5, 12, 5  # points of each phase: as few as the velocity and acceleration limits of the arm allow
+DURATION = DT * (DRIVE + SETTLE + LOWER + WORK + RAISE)  # s
+LIFT = 0.05  # m, of the peg above its work while it drives
 READY = (0.5, 0.0, 0.25)  # m, the peg in the arm's frame at the beginning
-PULL, SWING, SHIFT, PUSH, TURN = 0.34, 1.5, 0.3, 0.12, 2.4  # m, rad, m, m, rad: motions of the hand, some of it lost to play and friction
-OPENINGS = ("pull", "swing_left", "swing_right", "push", "shift_left", "shift_right")
+# m, rad, rad, m, rad, m, rad: motions of the hand, some of it lost to play
+PULL, SWING, DROP, SHIFT, SPIN, PUSH, TURN = 0.31, 1.2, 1.05, 0.3, 3.1, 0.12, 2.4
+STRIDE = 0.05  # m, longest way between two points of a motion that opens something
+OPENINGS = ("pull", "swing_left", "swing_right", "drop", "shift_left", "shift_right", "spin", "push")
 """Motions that open the mechanisms of the cupboard, in the order of `appliances.MECHANISMS`."""
 
 
@@ -78,20 +81,40 @@ def open_path(handle: Tensor, motion: Tensor) -> Tensor:
     """(N, WORK + 1, 3) paths from where a handle (N, 3) is, for motions (N,) as indices into OPENINGS; in the cupboard's frame, m."""
     x, y, z = handle.unbind(-1)
     closed_x, closed_y = (torch.full_like(x, v) for v in HANDLE[:2])
-    goals = [torch.stack(g, -1) for g in ((closed_x - PULL, y, z), (closed_x + PUSH, y, z), (x, closed_y + SHIFT, z), (x, closed_y - SHIFT, z))]
-    pull, push, left, right = (_between(handle, goal, WORK, begin=True) for goal in goals)
-    paths = [pull, _swing(handle, 1.0), _swing(handle, -1.0), push, left, right]
-    return torch.stack(paths, 1)[torch.arange(len(handle)), motion]
+    goals = [torch.stack(g, -1) for g in ((closed_x - PULL, y, z), (x, closed_y + SHIFT, z), (x, closed_y - SHIFT, z), (closed_x + PUSH, y, z))]
+    pull, left, right, push = (_between(handle, goal, WORK, begin=True) for goal in goals)
+    paths = [pull, _swing(handle, 1.0), _swing(handle, -1.0), _drop(handle), left, right, _spin(handle), push]
+    path = torch.stack(paths, 1)[torch.arange(len(handle)), motion]
+    longest = (path[:, 1:] - path[:, :-1]).norm(dim=-1).amax(1)  # from where another mechanism has brought the handle the way may be too far
+    shorter = (STRIDE / longest.clamp(min=1e-6)).clamp(max=1.0)[:, None, None]
+    return path[:, :1] + shorter * (path - path[:, :1])
+
+
+def _onto(handle: Tensor, arc: Tensor) -> Tensor:
+    """An arc (N, WORK + 1, 3) that begins at the handle (N, 3), which need not be where such a door would have it."""
+    return arc + (handle.unsqueeze(1) - arc[:, :1]) * (1 - _smooth(WORK, begin=True)).unsqueeze(-1)
 
 
 def _swing(handle: Tensor, side: float) -> Tensor:
-    """Paths about a hinge at the left (1) or right (-1), from a handle that need not be where such a door would have it."""
-    s = _smooth(WORK, begin=True)
+    """Paths about a hinge at the left (1) or right (-1)."""
     began = appliances.swing_angle(handle, side).unsqueeze(-1)
-    angle = began + s * (SWING - began).clamp(min=0.0)
+    angle = began + _smooth(WORK, begin=True) * (SWING - began).clamp(min=0.0)
     x, y = HANDLE[0] - HINGE_RADIUS * angle.sin(), side * HINGE_RADIUS * (1 - angle.cos())
-    arc = torch.stack([x, y, handle[:, 2:].expand_as(x)], -1)
-    return arc + (handle.unsqueeze(1) - arc[:, :1]) * (1 - s).unsqueeze(-1)
+    return _onto(handle, torch.stack([x, y, handle[:, 2:].expand_as(x)], -1))
+
+
+def _drop(handle: Tensor) -> Tensor:
+    """Paths about a hinge below."""
+    angle = (DROP * _smooth(WORK, begin=True)).expand(len(handle), -1)
+    x, z = HANDLE[0] - HINGE_RADIUS * angle.sin(), HANDLE[2] - HINGE_RADIUS * (1 - angle.cos())
+    return _onto(handle, torch.stack([x, handle[:, 1:2].expand_as(x), z], -1))
+
+
+def _spin(handle: Tensor) -> Tensor:
+    """Paths about the axis of a carousel."""
+    angle = (SPIN * _smooth(WORK, begin=True)).expand(len(handle), -1)
+    x, y = HANDLE[0] - CAROUSEL * angle.sin(), CAROUSEL * (1 - angle.cos())
+    return _onto(handle, torch.stack([x, y, handle[:, 2:].expand_as(x)], -1))
 
 
 def turn_path(crank: Tensor, knob: Tensor, direction: Tensor) -> Tensor:

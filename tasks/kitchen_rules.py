@@ -16,7 +16,8 @@ BURNERS = 4
 AIR, HOT, BURNT = 20.0, 80.0, 120.0  # °C around the food, from which it cooks, above which it is lost
 COOKING_TIME = 30.0  # s that food must be hot
 BURNT_FOOD = 0.5  # what burnt food costs, where a subgoal is worth 1
-LOCK_TIME = 30.0  # s that the stove stays off and locked after a burner was lit without a pot; see `cut_out`
+LOCK_TIME = 40.0  # s that the stove stays off and locked after a burner was lit without a pot; see `cut_out`
+POWER, LOSS = 2000.0, 5.0  # W of a burner at its full, W/K that pot and food lose to the air
 
 # ---- knobs and burners ------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,14 @@ def hand_eye(pos: Tensor, yaw: Tensor, shift: Tensor, pivot: tuple[float, float,
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], -1) + centre + shift
 
 
+def undo_hand_eye(pos: Tensor, yaw: Tensor, shift: Tensor, pivot: tuple[float, float, float]) -> Tensor:
+    """(..., 3) m, where a point truly is that such a camera believes to be at `pos`; the other arguments as in `hand_eye`."""
+    centre = pos.new_tensor(pivot)
+    x, y, z = (pos - centre - shift).unbind(-1)
+    cos, sin = yaw.cos(), yaw.sin()
+    return torch.stack([cos * x + sin * y, cos * y - sin * x, z], -1) + centre
+
+
 CONTRAST = 3.912  # -ln 0.02: at the distance called visibility, 2 % of an object's contrast are left (Koschmieder 1924)
 
 

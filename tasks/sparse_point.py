@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from torch import Tensor
 
 from metarl.tasks.point_navigation import PointNavigationSemicircle
+from metarl.tasks.task import Readings
 
 
 def _published_angles() -> tuple[tuple[float, ...], ...]:
@@ -33,3 +35,7 @@ class SparsePointPearl(PointNavigationSemicircle):
     published = {"train": _ANGLES[:80], "iid": _ANGLES[80:]}
     horizon = 20
     episodes_per_trial = 20
+
+    def training_reward(self, readings: Readings) -> Tensor:
+        """The negative distance."""
+        return -self.error(readings)

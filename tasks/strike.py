@@ -17,7 +17,9 @@ CORRECTIONS, MARGIN = 3, 0.03  # a strike that asks too much of a joint is slowe
 AT_SPEED = 0.06  # m before the object's centre where full speed is reached, and kept until the centre
 
 
-def plan_strike(robot: ArmSpec, start_qpos: Tensor, through: Tensor, direction: Tensor, speed: Tensor, slowest: float) -> JointTrajectory:
+def plan_strike(
+    robot: ArmSpec, start_qpos: Tensor, through: Tensor, direction: Tensor, speed: Tensor, slowest: float, approach: float = APPROACH
+) -> JointTrajectory:
     """A straight stroke of the tool, pointing down, through a point at a given speed, or as fast as the joints allow.
 
     Args:
@@ -27,11 +29,12 @@ def plan_strike(robot: ArmSpec, start_qpos: Tensor, through: Tensor, direction: 
         direction: (...) rad, of the stroke in the horizontal plane.
         speed: (...) m/s; lowered where a joint would leave its velocity or acceleration limit.
         slowest: m/s, lowest speed that may be asked for; gives the trajectory its length, the same for all.
+        approach: s, to the place where the run-up begins.
 
     Returns:
-        A trajectory of (APPROACH + RUN_UP + AT_SPEED / slowest + BRAKE) / DT points.
+        A trajectory of (approach + RUN_UP + AT_SPEED / slowest + BRAKE) / DT points.
     """
-    qpos, qvel = _stroke(robot, start_qpos, through, direction, speed, slowest)
+    qpos, qvel = _stroke(robot, start_qpos, through, direction, speed, slowest, approach)
     for _ in range(CORRECTIONS):
         used = _part_of_limits(robot, start_qpos, qpos, qvel)
         over = used > 1.0 - 0.5 * MARGIN
@@ -39,22 +42,22 @@ def plan_strike(robot: ArmSpec, start_qpos: Tensor, through: Tensor, direction: 
             break
         # all phases but the last have a fixed duration, so that joint speeds go with the tool's
         speed = torch.where(over, speed / (used * (1.0 + MARGIN)), speed)
-        qpos[over], qvel[over] = _stroke(robot, start_qpos[over], through[over], direction[over], speed[over], slowest)
+        qpos[over], qvel[over] = _stroke(robot, start_qpos[over], through[over], direction[over], speed[over], slowest, approach)
     return JointTrajectory(qpos, qvel, DT)
 
 
-def _stroke(robot: ArmSpec, start_qpos: Tensor, through: Tensor, direction: Tensor, speed: Tensor, slowest: float) -> tuple[Tensor, Tensor]:
+def _stroke(robot: ArmSpec, start_qpos: Tensor, through: Tensor, direction: Tensor, speed: Tensor, slowest: float, approach: float) -> tuple[Tensor, Tensor]:
     """Joint positions and velocities (..., S, J) of the stroke, whatever the joints can do."""
     heading = torch.stack([direction.cos(), direction.sin(), torch.zeros_like(direction)], -1)
-    duration = APPROACH + RUN_UP + AT_SPEED / slowest + BRAKE
+    duration = approach + RUN_UP + AT_SPEED / slowest + BRAKE
     time = torch.arange(1, round(duration / DT) + 1, dtype=through.dtype, device=through.device) * DT
-    along = _distance_along(time - APPROACH, speed.unsqueeze(-1)).unsqueeze(-1)  # (..., S, 1)
+    along = _distance_along(time - approach, speed.unsqueeze(-1)).unsqueeze(-1)  # (..., S, 1)
     stroke = through.unsqueeze(-2) + along * heading.unsqueeze(-2)
     begin = stroke[..., :1, :]  # the run-up has not begun at the first point
     here = tool_pose(robot, start_qpos)[0].unsqueeze(-2)
-    s = (time / APPROACH).clamp(max=1.0).unsqueeze(-1)
-    approach = here + (begin - here) * (s**3 * (10 - 15 * s + 6 * s**2))  # minimum jerk
-    qpos = follow_line(robot, start_qpos, torch.where((time < APPROACH).unsqueeze(-1), approach, stroke))
+    s = (time / approach).clamp(max=1.0).unsqueeze(-1)
+    to_it = here + (begin - here) * (s**3 * (10 - 15 * s + 6 * s**2))  # minimum jerk
+    qpos = follow_line(robot, start_qpos, torch.where((time < approach).unsqueeze(-1), to_it, stroke))
     padded = torch.cat([start_qpos.unsqueeze(-2), qpos, qpos[..., -1:, :]], -2)
     qvel = (padded[..., 2:, :] - padded[..., :-2, :]) / (2 * DT)
     qvel[..., -1, :] = 0.0

@@ -109,6 +109,7 @@ class Task(ABC):
     error_unit: ClassVar[str] = "m"  # of `error`
     physics_dt: ClassVar[float] = 0.004  # s
     warm_up: ClassVar[float] = 0.0  # s of physics between the start and the first observation
+    rests: ClassVar[bool] = False  # everything is at rest between commands: for a robot that is told to stay where it is no physics is run
     settle_time: ClassVar[float] = 0.0  # s, longest wait after a decision's motion, until `at_rest`
     data_fields: ClassVar[tuple[str, ...]] = ()  # of MuJoCo's data, readings of these names as well (N, n); for tasks that run in MuJoCo alone
 
@@ -130,13 +131,22 @@ class Task(ABC):
             return parameters.listed(self.name, self.version, self.params, self.published, indices, split)
         return parameters.sample(self.name, self.version, self.params, indices, split, seed)
 
-    def practice(self, num_tasks: int, seed: int, iteration: int) -> TaskBatch:
-        """What a training iteration is about: new tasks each time, or those of a published set, over and over."""
+    def practice(self, num_tasks: int, seed: int, iteration: int, pool: int = 0) -> TaskBatch:
+        """What a training iteration is about: new tasks each time, or those of a published set, over and over.
+
+        Args:
+            num_tasks: M.
+            seed: of the tasks.
+            iteration: of the training.
+            pool: where it is not 0, so many tasks are all that there are: the training comes back to them.
+        """
         start = iteration * num_tasks
-        if not self.published:
+        if self.published:
+            size = len(self.published["train"])
+            return self.sample(size)[[i % size for i in range(start, start + num_tasks)]]
+        if not pool:
             return self.sample(num_tasks, "train", seed, start)
-        size = len(self.published["train"])
-        return self.sample(size)[[i % size for i in range(start, start + num_tasks)]]
+        return self.sample(pool, "train", seed)[[i % pool for i in range(start, start + num_tasks)]]
 
     def custom(self, rows: Iterable[Mapping[str, float | str]]) -> TaskBatch:
         """Tasks with values given by hand; parameters not named take their nominal value."""
@@ -260,6 +270,18 @@ class Task(ABC):
     @abstractmethod
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         """(...) from true readings before and after the action, inside `reward_range`."""
+
+    def training_reward(self, readings: Readings) -> Tensor:
+        """(...) what a learner may be told in simulation in place of `reward`, from true readings after a decision, where a publication did so.
+
+        It is never what is judged, nor what an adapter sees.
+        """
+        raise NotImplementedError(f"{self.name} tells nothing but its reward")
+
+    @property
+    def has_training_reward(self) -> bool:
+        """Whether the task tells training something else than its reward."""
+        return type(self).training_reward is not Task.training_reward
 
     def terminated(self, readings: Readings) -> Tensor:
         """(...) bool: the episode ended by itself. Time is `truncated`, and BatchedEnv's business."""

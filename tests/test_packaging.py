@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("robots", "tasks", "ros_nodes")  # folders of the top level that are imported as metarl.<folder>
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "dist", "install", "log", "runs", "*.egg-info", "__pycache__")
 
-ROS_MESSAGES = ("diagnostic_msgs", "geometry_msgs", "sensor_msgs", "std_msgs", "std_srvs", "trajectory_msgs")
+ROS_MESSAGES = ("diagnostic_msgs", "geometry_msgs", "nav_msgs", "sensor_msgs", "std_msgs", "std_srvs", "trajectory_msgs")
 INSTALLED_BY = {
     "PIL": "pillow",
     "dm_env": "dm-env",
     "rclpy": "ros-rclpy",
-    "builtin_interfaces": "ros-rclpy",
+    **dict.fromkeys(("builtin_interfaces", "rcl_interfaces", "rosgraph_msgs"), "ros-rclpy"),
     **dict.fromkeys(ROS_MESSAGES, "ros-common-interfaces"),
 }
 ROS_ALONE = {"launch", "launch_ros"}  # come with an installation of ROS, which is what reads launch files

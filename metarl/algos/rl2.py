@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from metarl.gru import unroll
-from metarl.trial_ppo import Batch, TrialAdapter, TrialNetwork, TrialPPO, TrialPPOConfig, transition_size
+from metarl.trial_ppo import Batch, TrialAdapter, TrialNetwork, TrialPPO, TrialPPOConfig
+from metarl.trials import transition_size
 
 
 @dataclass(frozen=True)

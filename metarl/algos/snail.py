@@ -18,12 +18,14 @@ is longer than those of training, the convolutions see its last part, and the at
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from metarl.trial_ppo import Batch, TrialAdapter, TrialNetwork, TrialPPO, TrialPPOConfig, transition_size
+from metarl.trial_ppo import Batch, TrialAdapter, TrialNetwork, TrialPPO, TrialPPOConfig
+from metarl.trials import transition_size
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Snail(nn.Module):
         depth = max(1, math.ceil(math.log2(length)))
         self.dilations = [2**i for i in range(depth)] * 2
         self.sizes = [config.embedding_size + i * config.filters for i in range(len(self.dilations) + 1)]
-        self.dense = nn.ModuleList(nn.Linear(2 * size, 2 * config.filters) for size in self.sizes[:-1])
+        self.dense: Sequence[nn.Linear] = nn.ModuleList(nn.Linear(2 * size, 2 * config.filters) for size in self.sizes[:-1])  # type: ignore[assignment]
         self.query, self.key, self.value = (nn.Linear(self.sizes[-1], config.attention_size) for _ in range(3))
         self.output_size = self.sizes[-1] + config.attention_size
 
@@ -55,16 +57,18 @@ class Snail(nn.Module):
         """(N, T + 1, F) before and after each of the transitions (N, T, I)."""
         x = self.embed(nn.functional.pad(transition, (0, 0, 1, 0)))
         for dilation, linear in zip(self.dilations, self.dense, strict=True):
-            past = nn.functional.pad(x, (0, 0, dilation, 0))[:, : x.shape[1]]
-            x = torch.cat([x, gated(linear, x, past)], -1)
+            # both taps in one product, and what it says of the past is moved, which is narrower than the past itself
+            now, past = nn.functional.linear(x, torch.cat(linear.weight.chunk(2, -1))).chunk(2, -1)
+            past = nn.functional.pad(past, (0, 0, dilation, 0))[:, : x.shape[1]]
+            x = torch.cat([x, gate(now + past + linear.bias)], -1)
         read = nn.functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x), is_causal=True)
         return torch.cat([x, read], -1)
 
 
-def gated(linear: nn.Module, now: Tensor, past: Tensor) -> Tensor:
-    """A causal convolution of two taps, with a gate."""
-    found, gate = linear(torch.cat([now, past], -1)).chunk(2, -1)
-    return torch.tanh(found) * torch.sigmoid(gate)
+def gate(x: Tensor) -> Tensor:
+    """(..., n) what was found, as far as it is let through, of both (..., 2 n)."""
+    found, let = x.chunk(2, -1)
+    return torch.tanh(found) * torch.sigmoid(let)
 
 
 class SnailAdapter(TrialAdapter):
@@ -101,7 +105,7 @@ class SnailAdapter(TrialAdapter):
         for dilation, linear in zip(memory.dilations, memory.dense, strict=True):
             before = self.tokens - dilation
             past = self.x[self.rows, before.clamp(min=0), : x.shape[-1]] * (before >= 0).unsqueeze(-1)
-            x = torch.cat([x, gated(linear, x, past)], -1)
+            x = torch.cat([x, gate(linear(torch.cat([x, past], -1)))], -1)
         for store, new in ((self.x, x), (self.keys, memory.key(x)), (self.values, memory.value(x))):
             store[self.rows, self.tokens] = new
         score = (self.keys @ memory.query(x).unsqueeze(-1)).squeeze(-1) / math.sqrt(self.keys.shape[-1])

@@ -24,7 +24,7 @@ Deviations from the paper and its code, and why:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +36,8 @@ from metarl.returns import masked_mean
 from metarl.rollout import Rollout
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import EnvSpec
-from metarl.trial_ppo import Batch, TrialAdapter, TrialNetwork, TrialPPO, TrialPPOConfig, Trials, transition_size, trials, valid_first
+from metarl.trial_ppo import Batch, TrialAdapter, TrialNetwork, TrialPPO, TrialPPOConfig
+from metarl.trials import TrialBuffer, Trials, transition_size, trials, valid_first
 
 
 @dataclass(frozen=True)
@@ -119,35 +120,6 @@ class Decoder(nn.Module):
         """(N, E, D, output) from latents (N, E, L) and decisions (N, D, input)."""
         said: Tensor = self.rest(self.of_latent(latent).unsqueeze(2) + self.of_decision(decision).unsqueeze(1))
         return said
-
-
-class TrialBuffer(nn.Module):
-    """The most recent trials, as the world said them; a module, so that it moves and is saved as networks are."""
-
-    written: Tensor
-    valid: Tensor
-
-    def __init__(self, spec: EnvSpec, capacity: int) -> None:
-        super().__init__()
-        self.capacity, shape = capacity, (capacity, spec.horizon * spec.episodes_per_trial)
-        sizes = {"obs": (spec.obs_size,), "action": (spec.action_size,), "next_obs": (spec.obs_size,), "reward": ()}
-        for f in fields(Trials):
-            self.register_buffer(f.name, torch.zeros(*shape, *sizes.get(f.name, ()), dtype=torch.float32 if f.name in sizes else torch.bool))
-        self.register_buffer("written", torch.tensor(0))
-
-    def add(self, new: Trials) -> None:
-        """The oldest trials make room."""
-        count = len(new.obs)
-        place = (int(self.written) + torch.arange(count, device=self.written.device)) % self.capacity
-        last = slice(max(count - self.capacity, 0), None)
-        for f in fields(Trials):
-            getattr(self, f.name)[place[last]] = getattr(new, f.name)[last]
-        self.written += count
-
-    def draw(self, count: int, generator: torch.Generator) -> Trials:
-        """Some of the trials, each as likely as the others."""
-        row = torch.randint(min(int(self.written), self.capacity), (count,), generator=generator).to(self.written.device)
-        return Trials(*(getattr(self, f.name)[row] for f in fields(Trials)))
 
 
 # ---- acting -----------------------------------------------------------------------------------------------------------------

@@ -75,6 +75,15 @@ class MujocoSimulator(RobotSimulator):
         self.task.apply(self.batch, values)
         self.batch.set_const()
 
+    def adjust(self, values: dict[str, NDArray[np.float64]]) -> bool:
+        fields = ("qpos", "qvel", "ctrl", *(("act",) if self.model.na else ()), *(("mocap_pos", "mocap_quat") if self.model.nmocap else ()))
+        before = {name: self.batch.bind(name).copy() for name in fields}
+        self.set_tasks(values)  # finds the new constants in the model's own pose
+        for name, value in before.items():
+            self.batch.bind(name)[:] = value
+        self.batch.forward(stage=_VEL)
+        return True
+
     def reset(self, start: Readings, goals: Readings) -> Readings:
         self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE.value)
         self._ctrl[:] = self.first_ctrl(start).numpy()

@@ -35,6 +35,10 @@ class Simulator(ABC):
     def set_tasks(self, values: dict[str, NDArray[np.float64]]) -> None:
         """Give every simulation its parameters, name -> (N,). A reset must follow."""
 
+    def adjust(self, values: dict[str, NDArray[np.float64]]) -> bool:
+        """Change parameters while the simulations go on; False where this engine cannot: then `set_tasks` and a reset must do it."""
+        return False
+
     @abstractmethod
     def reset(self, start: Readings, goals: Readings) -> Readings:
         """Put all simulations at rest where `Task.start` says, and goals in the picture; fresh readings."""
@@ -135,6 +139,8 @@ class RobotSimulator(Simulator):
 
     def step(self, command: JointTrajectory | Controls, active: Tensor) -> Readings:
         """Carry out the command, then wait at most `settle_time` for `Task.at_rest`."""
+        if self.task.rests and isinstance(command, JointTrajectory):
+            active = active & (command.qpos != self.last_qpos.unsqueeze(-2)).any(-1).any(-1)
         mask = None if bool(active.all()) else active
         if isinstance(command, Controls):
             self._filmed(command.ctrl, round(self.task.decision_dt / self.task.physics_dt), mask)

@@ -43,6 +43,7 @@ DRAWN = {
 }  # fmt: skip
 # Pairs of tasks that differ in a hidden goal alone: before the reward tells them apart nothing may.
 HIDDEN_GOALS = {
+    "arm_push_hidden_goal": ({"target_distance": 0.1, "target_angle": -1.0}, {"target_distance": 0.22, "target_angle": 1.0}),
     "point_navigation": ({"goal_x": 0.45}, {"goal_x": -0.45}),
     "point_navigation_semicircle": ({"angle": 0.1}, {"angle": 3.0}),
     "half_cheetah_dir": ({"direction": "forward"}, {"direction": "backward"}),

@@ -44,6 +44,7 @@ def tiny(monkeypatch, small_config):
     monkeypatch.setattr(benchmark, "NUM_SIMS", 4)
     monkeypatch.setattr(benchmark, "NUM_THREADS", 1)
     monkeypatch.setattr(benchmark, "config_for", lambda algorithm, task: small_config(algorithm))
+    monkeypatch.setattr(benchmark, "PEARL_SIZES", {})
     monkeypatch.setattr(benchmark, "ASYNC_WORKERS", 2)
     monkeypatch.setattr(benchmark.tasks, "names", lambda: ["arm_reach", "bandit_n10_k5", "half_cheetah_vel", "hopper_rand_params"])
     monkeypatch.setattr(HalfCheetahVel, "horizon", 6)
@@ -62,7 +63,7 @@ def test_bare_physics_moves_the_same_model(tiny):
     assert abs(batch.bind("qvel")).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["physics", "suite", "gymnasium", "tasks", "iteration", "latency", "maml"])
+@pytest.mark.parametrize("name", ["physics", "suite", "gymnasium", "tasks", "iteration", "latency", "maml", "pearl"])
 def test_benchmarks_give_figures(tiny, name, tmp_path, capsys):
     cli.main(["benchmark", name, "--json", str(tmp_path / "figures.json")])
     written = json.loads((tmp_path / "figures.json").read_text())

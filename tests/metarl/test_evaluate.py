@@ -184,3 +184,9 @@ class TestFiles:
         monkeypatch.setattr(meta_parameters, "zoo", lambda: ["zoo:point_navigation/robust", "zoo:arm_slide/oracle"])
         assert zoo_references([files["rl2", 1]], "robust") == ["zoo:point_navigation/robust"]
         assert zoo_references([files["rl2", 1]], "oracle") == []
+
+    @pytest.mark.parametrize(("task", "number"), [("point_navigation", 64), ("sparse_point_pearl", 20)])
+    def test_a_published_set_with_few_tasks_is_evaluated_whole(self, task, number, small_algorithm, tmp_path):
+        path = tmp_path / f"{task}.safetensors"
+        meta_parameters.save(path, small_algorithm("rl2", task=task), "rl2", env_steps=0)
+        assert evaluate([path], episodes=1).num_tasks == number

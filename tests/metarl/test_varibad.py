@@ -7,7 +7,7 @@ from metarl.algos.varibad import Belief, Decoder, VariBAD, VariBADConfig, choose
 from metarl.rollout import Rollout, collect
 from metarl.tasks.batched_env import BatchedEnv, Step
 from metarl.tasks.point_navigation import PointNavigation
-from metarl.trial_ppo import Trials, trials, valid_first
+from metarl.trials import Trials, trials, valid_first
 
 SURE = -60.0  # log variance of a belief without doubt
 

@@ -53,11 +53,11 @@ def run_trial(task, hidden, simulator, loop, seed):
         referee.begin_episode(flat(world.true), stamp)
         decision = loop.begin_episode(flat(world.seen))
         while decision is not None:
-            world.execute(type(decision.trajectory)(*(x[None] for x in decision.trajectory[:2]), decision.trajectory.dt))
-            motion = decision.trajectory.dt * len(decision.trajectory.qpos)
+            world.execute(type(decision.command)(*(x[None] for x in decision.command[:2]), decision.command.dt))
+            motion = decision.command.dt * len(decision.command.qpos)
             stamp += round((motion + (0 if world.at_rest else task.settle_time)) * 1e9)
             assert referee.over(flat(world.true), stamp, motion)
-            event = referee.judge(decision.action, decision.trajectory.qpos[-1], flat(world.true), stamp)
+            event = referee.judge(decision.action, decision.command.qpos[-1], flat(world.true), stamp)
             log.append((decision.action, event.reward, event.error, event.truncated))
             decision = loop.take_result(event.reward, event.terminated, event.truncated, flat(world.seen))
         loop.end_episode()
@@ -164,9 +164,9 @@ def test_what_was_executed_counts_for_the_next_command():
     learner.act = lambda obs, explore: torch.zeros(1, 1, 7)
     loop = ControlLoop(task, learner, True)
     here = {"qpos": torch.tensor(task.robot.home_qpos), "qvel": torch.zeros(7), "target_pos": torch.tensor([0.4, 0.1, 0.3])}
-    assert torch.equal(loop.begin_episode(here).trajectory.qpos[0], here["qpos"])
+    assert torch.equal(loop.begin_episode(here).command.qpos[0], here["qpos"])
     held = here["qpos"] + 0.1
-    assert torch.equal(loop.take_result(0.0, False, False, here, held).trajectory.qpos[0], held)
+    assert torch.equal(loop.take_result(0.0, False, False, here, held).command.qpos[0], held)
 
 
 # ---- files ------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The graph in plain Python, the launch file that hands it to ROS, and package.xml."""
 
+import json
 import runpy
 import socket
 import sys
@@ -10,28 +11,80 @@ from pathlib import Path
 
 import pytest
 
-from metarl.ros_nodes.graph import CHOICES, Arm, Domain, Graph, NodeFailed, NodeSpec, arm
+from metarl.ros_nodes.graph import CHOICES, Arm, Car, Domain, Graph, NodeFailed, NodeSpec, Quadrotor, arm, config_file, graph, replay
 
 ROOT = Path(__file__).resolve().parents[2]
 # keys that exist in rosdistro, beside the names of ROS packages
-ROSDEP_KEYS = {"python3-numpy", "python3-torch", "python3-gymnasium-pip", "python3-mujoco-pip", "python3-pybullet-pip", "python3-pytest", "python3-hypothesis"}
+ROSDEP_KEYS = {
+    "python3-numpy",
+    "python3-torch",
+    "python3-gymnasium-pip",
+    "python3-mujoco-pip",
+    "python3-pybullet-pip",
+    "python3-rosbags-pip",
+    "python3-pytest",
+    "python3-hypothesis",
+}
 ROS_PACKAGES = {
-    "rclpy", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "sensor_msgs", "std_msgs", "std_srvs", "trajectory_msgs", "launch", "launch_ros",
+    "rclpy", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "nav_msgs", "rcl_interfaces", "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs",
+    "trajectory_msgs", "launch", "launch_ros",
 }  # fmt: skip
 
 
+KINDS = {"arm": Arm, "car": Car, "quadrotor": Quadrotor}
+
+
 def test_the_nodes_of_the_arm():
-    nodes = {n.name: n for n in arm(Arm("file", simulator="mujoco", split="ood_far", index=4, seed=2), observers=1)}
+    nodes = {n.name: n for n in arm(Arm("file", simulator="mujoco", split="ood_far", index=4, seed=2, mode="frozen"), observers=1)}
     assert list(nodes) == ["sim", "safety", "adapter", "task"]
-    assert nodes["sim"].parameters == {"task": "arm_slide", "simulator": "mujoco", "split": "ood_far", "index": 4, "seed": 2}
-    assert nodes["adapter"].parameters == {"meta_parameters": "file", "robot": "arm7"}
+    assert nodes["sim"].parameters == {"task": "arm_slide", "simulator": "mujoco", "split": "ood_far", "index": 4, "seed": 2, "pace": "lockstep"}
+    assert nodes["adapter"].parameters == {"meta_parameters": "file", "robot": "arm7", "mode": "frozen"}
     assert nodes["task"].parameters == {"task": "arm_slide", "episodes": 0, "observers": 1}
     assert nodes["safety"].remappings == {"command": "adapter/command"}
 
 
-def test_only_the_simulator_is_told_which_task_it_is():
-    for node in arm(Arm("file", index=4)):
+@pytest.mark.parametrize(("kind", "robot", "file"), [(Car, "car", "zoo:car_track/rl2"), (Quadrotor, "quadrotor", "zoo:quadrotor_track/rl2")])
+def test_the_nodes_of_vehicles(kind, robot, file):
+    nodes = {n.name: n for n in graph(kind())}
+    assert nodes["sim"].parameters["pace"] == "realtime"
+    assert nodes["adapter"].parameters["meta_parameters"] == file
+    assert {nodes[n].parameters["robot"] for n in ("adapter", "safety")} == {robot}
+    assert nodes["safety"].parameters["command_timeout"] == 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_only_the_simulator_is_told_which_task_it_is(kind):
+    for node in graph(kind("file", index=4)):
         assert ("index" in node.parameters) == (node.name == "sim")
+
+
+def test_hardware_has_no_simulator_and_keeps_the_safety_nodes_own_limits():
+    nodes = {n.name: n for n in graph(Arm("file", robot="hardware"))}
+    assert list(nodes) == ["safety", "adapter", "task"]
+    assert nodes["safety"].parameters == {"robot": "arm7"}
+    assert nodes["task"].remappings["begin_episode"] == "operator/begin_episode"
+
+
+def test_a_recorder_listens_where_it_is_wanted():
+    nodes = {n.name: n for n in graph(Quadrotor(record=True, bag="runs/x"), observers=1)}
+    assert nodes["recorder"].parameters["bag"] == "runs/x"
+    assert json.loads(nodes["recorder"].parameters["about"])["task"] == "quadrotor_track"
+    assert nodes["task"].parameters["observers"] == 2  # the trial waits for it
+
+
+def test_choices_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="no mode is called 'adapting': did you mean adapt"):
+        graph(Arm(mode="adapting"))
+
+
+def test_parameter_files_by_name_and_by_path(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{}")
+    assert config_file(str(tmp_path / "mine.yaml")) == str(tmp_path / "mine.yaml")
+    assert config_file("fr3") == str(ROOT / "launch/config/fr3.yaml")
+    with pytest.raises(FileNotFoundError, match=r"no parameter file 'fr4'; launch/config has .*fr3"):
+        config_file("fr4")
+    sim, *_ = graph(Arm(config="fr3"))
+    assert sim.command[4:6] == ["--params-file", str(ROOT / "launch/config/fr3.yaml")]
 
 
 def test_a_node_becomes_a_command_line_on_which_texts_stay_texts():
@@ -123,8 +176,8 @@ class Action:
 
 
 @pytest.fixture
-def description(monkeypatch):
-    """What the launch file describes, with stand-ins for ROS's `launch`."""
+def describe(monkeypatch):
+    """describe(name): the actions of a launch file, with stand-ins for ROS's `launch`."""
     names = {
         "launch": ["LaunchContext", "LaunchDescription"],
         "launch.actions": ["DeclareLaunchArgument", "EmitEvent", "OpaqueFunction", "RegisterEventHandler"],
@@ -139,36 +192,68 @@ def description(monkeypatch):
         for attribute in attributes:
             setattr(stub, attribute, type(attribute, (Action,), {}))
         monkeypatch.setitem(sys.modules, module, stub)
-    return runpy.run_path(str(ROOT / "launch/arm.launch.py"))["generate_launch_description"]().arguments[0]
+    monkeypatch.delitem(sys.modules, "metarl.ros_nodes.launch_file", raising=False)
+    yield lambda name: runpy.run_path(str(ROOT / f"launch/{name}.launch.py"))["generate_launch_description"]().arguments[0]
+    sys.modules.pop("metarl.ros_nodes.launch_file", None)  # it was made of stand-ins
 
 
-def launched(description, **given):
+def declared(actions):
+    return {a.arguments[0]: a.keywords for a in actions if type(a).__name__ == "DeclareLaunchArgument"}
+
+
+def launched(actions, **given):
     """Nodes that the launch file starts for arguments given on the command line, and all actions."""
-    context = {a.arguments[0]: a.keywords["default_value"] for a in description if type(a).__name__ == "DeclareLaunchArgument"} | given
-    (function,) = [a.keywords["function"] for a in description if type(a).__name__ == "OpaqueFunction"]
-    actions = function(context)
-    return [a.keywords for a in actions if type(a).__name__ == "Node"], actions
+    context = {name: k.get("default_value") for name, k in declared(actions).items()} | given
+    (function,) = [a.keywords["function"] for a in actions if type(a).__name__ == "OpaqueFunction"]
+    found = function(context)
+    return [a.keywords for a in found if type(a).__name__ == "Node"], found
 
 
-@pytest.mark.parametrize("given", [{}, {"simulator": "mujoco", "split": "ood_near", "index": "3", "episodes": "2", "namespace": "left"}])
-def test_the_launch_file_starts_the_nodes_of_the_graph(description, given):
-    typed = {k: int(v) if v.isdecimal() else v for k, v in given.items() if k != "namespace"}
-    nodes, actions = launched(description, **given)
-    wanted = arm(Arm(**typed))
-    assert [(n["name"], n["executable"], n["parameters"], n["remappings"]) for n in nodes] == [
-        (w.name, w.executable, [dict(w.parameters)], list(w.remappings.items())) for w in wanted
-    ]
+def as_launched(nodes):
+    return [(n["name"], n["executable"], n["parameters"], n["remappings"]) for n in nodes]
+
+
+def as_specified(specs):
+    return [(w.name, w.executable, [*w.files, dict(w.parameters)], list(w.remappings.items())) for w in specs]
+
+
+GIVEN = {"simulator": "mujoco", "split": "ood_near", "index": "3", "episodes": "2", "record": "true", "mode": "shadow", "bag": "x", "namespace": "left"}
+
+
+@pytest.mark.parametrize("given", [{}, GIVEN, {"robot": "hardware"}])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_launch_file_starts_the_nodes_of_the_graph(describe, name, given):
+    typed = {k: int(v) if v.isdecimal() else v == "true" if k == "record" else v for k, v in given.items() if k != "namespace"}
+    nodes, actions = launched(describe(name), **given)
+    assert as_launched(nodes) == as_specified(graph(KINDS[name](**typed)))
     assert {n["package"] for n in nodes} == {"metarl"}
     assert {n["namespace"] for n in nodes} == {given.get("namespace", "")}
     handlers = [a.arguments[0] for a in actions if type(a).__name__ == "RegisterEventHandler"]
     assert len(handlers) == len(nodes)  # when one ends, all end
 
 
-def test_the_launch_file_offers_every_choice(description):
-    declared = {a.arguments[0]: a.keywords for a in description if type(a).__name__ == "DeclareLaunchArgument"}
-    assert set(declared) == {f.name for f in fields(Arm)} | {"namespace"}
-    assert {name: tuple(k["choices"]) for name, k in declared.items() if "choices" in k} == CHOICES
-    assert declared["meta_parameters"]["default_value"] == "zoo:arm_slide/rl2"
+def test_the_parameter_file_is_handed_on(describe):
+    nodes, _ = launched(describe("arm"), config="fr3")
+    assert {n["parameters"][0] for n in nodes} == {str(ROOT / "launch/config/fr3.yaml")}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_launch_file_offers_every_choice(describe, name):
+    found = declared(describe(name))
+    assert set(found) == {f.name for f in fields(KINDS[name])} | {"namespace"}
+    assert {name: tuple(k["choices"]) for name, k in found.items() if "choices" in k} == CHOICES | {"record": ("true", "false")}
+    assert all(k["description"] for k in found.values())
+    for field in fields(KINDS[name]):
+        assert found[field.name]["default_value"].lower() == str(field.default).lower()
+
+
+def test_the_launch_file_of_a_replay(describe):
+    nodes, _ = launched(describe("replay"), bag="runs/x", rate="2.5")
+    assert as_launched(nodes) == as_specified(replay("runs/x", rate=2.5))
+
+
+def test_every_launch_file_is_tested():
+    assert {p.name.removesuffix(".launch.py") for p in (ROOT / "launch").glob("*.launch.py")} == {*KINDS, "replay"}
 
 
 def test_launch_is_no_python_package():
@@ -178,7 +263,7 @@ def test_launch_is_no_python_package():
 
 def test_every_executable_is_a_console_script():
     scripts = (ROOT / "setup.py").read_text()
-    for node in arm(Arm()):
+    for node in (*graph(Arm(record=True)), *replay("x")):
         assert (ROOT / "ros_nodes" / f"{node.executable}.py").is_file()
         assert f'"{node.executable}"' in scripts
 

@@ -1,10 +1,10 @@
-"""What the safety node lets through, and what it does instead."""
+"""What the safety node lets through, what it does instead, and when it stops a robot by itself."""
 
 import numpy as np
 import pytest
 
 from metarl import robots
-from metarl.ros_nodes.guard import HOLD_TIME, Guard, Measured
+from metarl.ros_nodes.guard import HOLD_TIME, Guard, Measured, Speakers, State
 from metarl.ros_nodes.limits import Command, Limits, extremes
 from metarl.ros_nodes.rejection import Rejected
 
@@ -40,15 +40,17 @@ def test_a_good_command_passes_unchanged():
 @pytest.mark.parametrize(
     ("made", "command", "reason"),
     [
-        (guard(arrival=NOW - 0.6), move(), "stale_state"),
+        (guard(arrival=NOW - 0.11), move(), "stale_state"),
         (Guard(ARM), move(), "stale_state"),
-        (guard(), move(stamp=SEEN + 1), "stale_state"),  # planned on what was seen after the robot was measured
+        (guard(), move(stamp=SEEN + 1), "future"),  # planned on what was seen after the robot was measured
         (guard(qvel=0.1), move(), "moving"),
         (guard(qpos=HOME + 0.5), move(), "far_from_pose"),
         (guard(qpos=np.full(7, np.nan)), move(), "far_from_pose"),
         (guard(), move(by=0.3), "far_from_pose"),
         (guard(), move(by=np.nan), "not_finite"),
-        (guard(), move(points=1, by=0.05)._replace(time=np.array([0.02])), "velocity"),
+        (guard(), move(points=1, by=0.05, stamp=SEEN)._replace(time=np.array([0.02])), "velocity"),
+        (guard(), move(points=1, by=0.01, stamp=SEEN - 101_000_000)._replace(time=np.array([0.02])), "stale_command"),
+        (Guard(ARM, plan_timeout=0.5, measured=Measured(SEEN, HOME, np.zeros(7), NOW)), move(), "stale_command"),
         (guard(), Command(10, np.array([0.1, 1.0]), np.tile(HOME + 0.2, (2, 1)), np.zeros((2, 7))), "velocity"),
         (guard(), Command(10, np.array([0.2, 1.0]), np.tile(HOME + 0.1, (2, 1)), np.zeros((2, 7))), "acceleration"),
         (guard(qpos=ARM.upper - 0.05), move(begin=ARM.upper - 0.05), "position"),
@@ -61,8 +63,8 @@ def test_refusals(made, command, reason):
 def test_a_command_is_used_once_and_never_out_of_order():
     made = guard()
     made.judge(move(stamp=10), NOW)
-    assert reason_of(made, move(stamp=10)) == "not_newer"
-    assert reason_of(made, move(stamp=9)) == "not_newer"
+    assert reason_of(made, move(stamp=10)) == "duplicate"
+    assert reason_of(made, move(stamp=9)) == "out_of_order"
     assert made.judge(move(stamp=11), NOW).stamp == 11
 
 
@@ -117,32 +119,213 @@ def test_hold_stops_at_a_position_limit_that_is_nearer_than_the_braking_distance
 def test_a_driver_that_repeats_itself_goes_stale():
     made = Guard(ARM)
     for i in range(6):
-        made.measure(SEEN, HOME + 0.01 * i, np.zeros(7), NOW + 0.1 * i)
-    assert np.array_equal(made.fresh(NOW + 0.5).qpos, HOME + 0.05)  # its pose is used as long as it is fresh
-    assert reason_of(made, move(), NOW + 0.51) == "stale_state"
+        made.measure(SEEN, HOME + 0.01 * i, np.zeros(7), NOW + 0.02 * i)
+    assert np.array_equal(made.fresh(NOW + 0.1).qpos, HOME + 0.05)  # its pose is used as long as it is fresh
+    assert reason_of(made, move(), NOW + 0.101) == "stale_state"
     made.measure(SEEN + 1, HOME, np.zeros(7), NOW + 0.6)
-    assert made.judge(move(), NOW + 0.7).stamp == 10
+    assert made.judge(move(), NOW + 0.69).stamp == 10
 
 
 def test_an_older_joint_state_does_not_replace_a_newer_one():
     made = Guard(ARM)
     made.measure(SEEN, HOME, np.zeros(7), NOW)
     with pytest.raises(Rejected, match=r"stale_state: measured at 999999999 ns, after one of 1000000000 ns"):
-        made.measure(SEEN - 1, HOME + 1.0, np.zeros(7), NOW + 0.4)
+        made.measure(SEEN - 1, HOME + 1.0, np.zeros(7), NOW + 0.04)
     assert made.measured.stamp == SEEN
     assert np.array_equal(made.measured.qpos, HOME)
     assert made.measured.arrival == NOW
 
 
 def test_nothing_is_held_where_the_pose_is_not_known():
-    with pytest.raises(Rejected, match=r"stale_state: the last new joint state arrived 0.600 s ago, allowed are 0.500 s"):
+    with pytest.raises(Rejected, match=r"stale_state: the last new joint state arrived 0.600 s ago, allowed are 0.100 s"):
         guard(arrival=NOW - 0.6).hold(7, NOW)
+
+
+def set_point(by, stamp):
+    return Command(stamp, np.array([0.02]), (HOME + by)[None], np.zeros((1, 7)))
 
 
 def test_set_points_may_lead_a_robot_that_lags_behind():
     """Each 0.03 rad further, 1.5 rad/s, while the robot has hardly moved; until it lags more than `reach`."""
     made = guard()
     for i in range(1, 9):
-        target = move(points=1, by=0.03 * i, stamp=i * 20_000_000)._replace(time=np.array([0.02]))
+        target = set_point(0.03 * i, SEEN - 180_000_000 + i * 20_000_000)
+        made.command_timeout = 0.2
         assert made.judge(target, NOW) is target
-    assert reason_of(made, move(points=1, by=0.27, stamp=9 * 20_000_000)._replace(time=np.array([0.02]))) == "far_from_pose"
+    assert reason_of(made, set_point(0.27, SEEN)) == "far_from_pose"
+
+
+# ---- who falls silent -------------------------------------------------------------------------------------------------------
+
+
+def fed(made, until, step=0.01):
+    """Joint states and watching at 100 Hz from NOW on; the first stop, and when."""
+    now = NOW
+    while now < until:
+        now += step
+        made.measure(made.measured.stamp + 10_000_000, made.measured.qpos, made.measured.qvel, now)
+        stop = made.watch(now)
+        if stop is not None:
+            return stop, now
+    return None, now
+
+
+def test_a_fast_loop_that_falls_silent_is_stopped():
+    made = guard(qvel=0.5)
+    made.judge(set_point(0.01, SEEN), NOW)
+    stop, when = fed(made, NOW + 1)
+    assert stop.cause.reason == "stale_command"
+    assert 0.1 < when - NOW <= 0.111
+    assert stop.waited == pytest.approx(when - NOW)
+    np.testing.assert_allclose(stop.command.qpos[0], HOME + 0.5 * 0.5 * HOLD_TIME)  # half its speed times the braking time
+    assert stop.command.stamp == SEEN
+    assert made.state == State.HOLDING
+    assert fed(made, NOW + 2)[0] is None  # once
+    made.judge(set_point(0.01, made.measured.stamp), NOW + 2)  # whoever speaks again is heard
+    assert made.state == State.TRACKING
+
+
+def test_a_trajectory_that_is_carried_out_needs_nobody_to_speak():
+    made = guard()
+    made.judge(move(), NOW)  # 2 s
+    assert made.state == State.MOVING
+    assert fed(made, NOW + 5)[0] is None
+    assert made.state == State.IDLE
+
+
+def test_without_joint_states_a_set_point_is_held():
+    """Where the robot is nobody knows; the controller is on its way to the last set-point, and that is where it stays."""
+    made = guard()
+    made.judge(set_point(0.03, SEEN), NOW)
+    assert made.watch(NOW + 0.08) is None
+    stop = made.watch(NOW + 0.095)  # the last joint state came 0.01 s before
+    assert stop.cause.reason == "stale_state"
+    assert stop.waited == pytest.approx(0.105)
+    np.testing.assert_allclose(stop.command.qpos[0], HOME + 0.03)
+    assert made.watch(NOW + 0.2) is None
+
+
+def test_without_joint_states_a_trajectory_is_braked_from_where_it_should_be():
+    """Half way of the first second: 3s² - 2s³ = 0.5 of 0.1 rad, at 1.5 * 0.1 rad/s."""
+    made = Guard(ARM, state_timeout=0.5, measured=Measured(SEEN, HOME, np.zeros(7), NOW))
+    made.judge(move(), NOW)
+    made.state_timeout = 0.49
+    stop = made.watch(NOW + 0.5)
+    assert stop.cause.reason == "stale_state"
+    np.testing.assert_allclose(stop.command.qpos[0], HOME + 0.05 + 0.5 * 0.15 * HOLD_TIME)
+
+
+def test_a_held_pose_is_not_measured_again():
+    """A load pulls the arm down a little; holding what is measured, again and again, would let it sink to the floor."""
+    made = guard()
+    held = made.hold(1, NOW)
+    made.measure(SEEN + 1, HOME - 0.01, np.zeros(7), NOW + 0.01)
+    again = made.hold(2, NOW + 0.01)
+    assert np.array_equal(again.qpos, held.qpos)
+    assert again.stamp == 2
+
+
+# ---- emergency stop, resets -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_passes_after_an_emergency_stop_until_it_is_reset():
+    made = guard()
+    made.judge(set_point(0.01, SEEN), NOW)
+    command = made.stop("estop", NOW + 0.01)
+    np.testing.assert_allclose(command.qpos[0], HOME)
+    assert fed(made, NOW + 1)[0] is None
+    now = NOW + 1.0
+    for _ in range(3):  # however long one waits
+        with pytest.raises(Rejected, match=r"stopped: the robot was stopped \(estop\) and must be reset by hand"):
+            made.judge(set_point(0.01, made.measured.stamp), now)
+        assert np.array_equal(made.hold(1, now).qpos, command.qpos)
+    made.stop("two_publishers", now)
+    assert made.stop_cause == "estop"  # the first one counts
+    planned_before = set_point(0.01, made.measured.stamp)
+    made.reset()
+    assert reason_of(made, planned_before, now) == "stale_state"  # nothing is measured yet
+    made.measure(planned_before.stamp + 5, HOME, np.zeros(7), now)
+    assert reason_of(made, planned_before, now) == "before_reset"
+    made.judge(set_point(0.01, planned_before.stamp + 5), now)
+
+
+def test_a_reset_accepts_a_clock_that_was_set_back():
+    made = guard()
+    made.judge(set_point(0.01, SEEN), NOW)
+    made.reset()
+    made.measure(100, HOME, np.zeros(7), NOW)
+    assert made.judge(set_point(0.01, 100), NOW).stamp == 100
+
+
+def test_a_pose_that_jumps_is_a_broken_encoder():
+    """1 rad in 10 ms. Nothing is sent: where the robot is, nobody knows."""
+    made = guard()
+    made.judge(set_point(0.01, SEEN), NOW)
+    with pytest.raises(Rejected, match=r"jump: panda_joint1 is 1.000 rad from where it was"):
+        made.measure(SEEN + 10_000_000, HOME + 1.0, np.zeros(7), NOW + 0.01)
+    assert made.state == State.STOPPED
+    assert made.watch(NOW + 0.02) is None
+    with pytest.raises(Rejected, match="no pose was known"):
+        made.hold(1, NOW + 0.02)
+
+
+def test_a_simulation_may_be_reset_and_earlier_commands_are_refused():
+    made = guard()
+    made.may_jump = True
+    made.judge(move(stamp=10), NOW)
+    with pytest.raises(Rejected, match="jump"):
+        made.measure(SEEN + 10_000_000, HOME + 1.0, np.zeros(7), NOW + 0.01)
+    assert made.state == State.IDLE
+    assert reason_of(made, move(stamp=SEEN, begin=HOME + 1.0), NOW + 0.01) == "before_reset"
+    assert made.judge(move(stamp=SEEN + 10_000_000, by=0.05, begin=HOME + 1.0), NOW + 0.01)
+
+
+def test_the_robot_may_move_as_fast_as_it_can_between_two_joint_states():
+    made = guard()
+    for i in range(1, 10):
+        made.measure(SEEN + i * 40_000_000, HOME + i * 0.04 * ARM.qvel, ARM.qvel, NOW)
+    assert made.state == State.IDLE
+
+
+def test_a_joint_that_pushes_too_hard_for_too_long_is_stopped():
+    made = guard()
+    made.judge(move(), NOW)
+    hard = np.array([0, 90.0, 0, 0, 0, 0, 0])  # N·m, of 87
+    for i in range(1, 12):
+        made.measure(SEEN + i, HOME, np.zeros(7), NOW + 0.01 * i, hard)
+        assert made.watch(NOW + 0.01 * i) is None, i
+    made.measure(SEEN + 12, HOME, np.zeros(7), NOW + 0.12, hard)
+    stop = made.watch(NOW + 0.12)
+    assert stop.cause.reason == "effort"
+    made.judge(move(stamp=11), NOW + 0.12)
+    made.measure(SEEN + 13, HOME, np.zeros(7), NOW + 0.13, 0.5 * hard)
+    assert made.watch(NOW + 0.13) is None
+
+
+# ---- who speaks -------------------------------------------------------------------------------------------------------------
+
+
+def numbers(*heard):
+    """Which of the messages (number, s) are refused."""
+    speakers, refused = Speakers(), []
+    for number, now in heard:
+        try:
+            speakers.hear(number, now)
+        except Rejected as rejected:
+            assert rejected.reason == "two_publishers"
+            refused.append(number)
+    return refused
+
+
+def test_one_publisher_speaks_and_a_second_one_is_heard_out():
+    assert numbers(*((7 + i, 0.02 * i) for i in range(20))) == []
+    assert numbers((7, 0.0), (9, 0.02), (12, 0.04)) == []  # messages were lost
+    assert numbers((7, 0.0), (1, 0.1)) == [1]
+    assert numbers((7, 0.0), (30, 0.1)) == [30]
+    assert numbers((7, 0.0), (1, 0.6), (2, 0.7)) == []  # the one before was silent: it was started anew
+
+
+def test_nodes_of_different_names_may_not_both_publish():
+    Speakers.check(["/adapter", "/adapter"])
+    with pytest.raises(Rejected, match="two_publishers: /adapter and /left/adapter publish"):
+        Speakers.check(["/left/adapter", "/adapter"])

@@ -135,7 +135,7 @@ def test_a_trial_over_dds_is_the_trial_without(domain, files, name, simulator, e
     assert before <= epoch <= time.time_ns() // 1_000_000  # in ms
     assert sum(e.begins for e in events) == sum(e.ends for e in events) == episodes
     found = [e for e in events if not e.begins]
-    reward, error = without_ros(choice.meta_parameters, task, simulator, 3, episodes)
+    reward, error = without_ros(choice.policy, task, simulator, 3, episodes)
     assert [e.truncated for e in found] == ([False] * (task.horizon - 1) + [True]) * episodes
     np.testing.assert_allclose([e.reward for e in found], reward.flatten(), rtol=0, atol=tolerance)
     np.testing.assert_allclose([e.error for e in found], error.flatten(), rtol=0, atol=tolerance)
@@ -181,7 +181,7 @@ def robot(domain):
 
 
 def test_nothing_outside_the_limits_reaches_the_controller(robot):
-    with robot(state_timeout=LONG) as (ear, _):
+    with robot(state_timeout=60.0) as (ear, _):
         sent, executed = ear.heard[ARM7.command_topic], ear.heard["safety/executed"]
 
         def say(stamped, what):
@@ -239,10 +239,10 @@ def test_a_plan_that_no_joint_state_catches_up_with_is_refused(robot):
         held = messages.command_arrays(ear.heard["safety/executed"][0], ARM7.joint_names)
         assert held.stamp == 10**12
         assert np.array_equal(held.qpos, HOME[None])
-        ear.until(lambda: ear.last("safety/status").get("stale_state") == "1", "the refusal to be told")
+        ear.until(lambda: ear.last("safety/status").get("future") == "1", "the refusal to be told")
         assert "planned on what was seen at 1000000000000 ns" in ear.last("safety/status")["message"]
         ear.mouth[ARM7.state_topic].publish(state(1))
-        ear.until(lambda: ear.last("safety/status").get("stale_state") == "2", "the old state to be told")
+        ear.until(lambda: ear.last("safety/status").get("stale_state") == "1", "the old state to be told")
         assert "joint state: stale_state: measured at 1 ns, after one of" in ear.last("safety/status")["message"]
 
 
@@ -268,7 +268,7 @@ from metarl.ros_nodes.referee import Referee
 loop = load({files("arm_slide")!r}, robots.load("arm7"))
 loop.begin_trial()
 seen = {{"qpos": torch.tensor(loop.task.robot.home_qpos), "object_pos": torch.tensor([0.55, 0.05, 0.03]), "target_pos": torch.tensor([0.5, 0.6, 0.0])}}
-print(len(loop.begin_episode(seen).trajectory.qpos), Referee(loop.task, 1).begin_episode({{**seen, "object_linvel": torch.zeros(3)}}, 1).begins)
+print(len(loop.begin_episode(seen).command.qpos), Referee(loop.task, 1).begin_episode({{**seen, "object_linvel": torch.zeros(3)}}, 1).begins)
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LONG)
     assert re.fullmatch(r"\d\d True\n", found.stdout), found.stderr

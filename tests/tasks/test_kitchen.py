@@ -132,11 +132,11 @@ def test_food_warms_by_the_knob_that_drives_its_burner():
 
 def test_a_burner_lit_without_a_pot_trips_until_its_knob_is_turned_back():
     first = after({"burner": "2"}, [1.0, 0, 0, 0])
-    assert (first["locked"].item(), first["tripped"].tolist(), first["heat"].tolist()) == (30.0, [[1, 0, 0, 0]], [[1, 0, 0, 0]])
+    assert (first["locked"].item(), first["tripped"].tolist(), first["heat"].tolist()) == (40.0, [[1, 0, 0, 0]], [[1, 0, 0, 0]])
     assert first["temperature"].item() == pytest.approx(20.0)
     state = {name: first[name][0].tolist() for name in ("locked", "tripped", "heat")}
     both = after({"burner": "2"}, [1.0, 1.0, 0, 0], **state)
-    assert both["locked"].item() == 20.0
+    assert both["locked"].item() == 30.0
     assert both["heat"].sum() == 0
     later = after({"burner": "2"}, [1.0, 1.0, 0, 0], **{**state, "locked": [0.0], "heat": [0.0] * 4})
     assert later["heat"].tolist() == [[0, 1, 0, 0]]

@@ -1,0 +1,208 @@
+"""The last decision before a vehicle's motors: forward a command inside of its limits, or bring the vehicle to rest. Plain Python, no ROS, no torch.
+
+A vehicle's command is a Command of one point: its C numbers stand where an arm's positions do. It is cut to its limits rather than refused:
+a vehicle in motion that gets nothing is worse off than one that gets a little less.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from metarl.robots.spec import WXYZ, VehicleSpec
+from metarl.ros_nodes.guard import Measured, State, Stop
+from metarl.ros_nodes.limits import Array, Command
+from metarl.ros_nodes.rejection import Rejected
+
+TOP_SPEED = 30.0  # m/s that no vehicle of ours reaches: what moves faster was put elsewhere
+JUMP = 0.5  # m that odometry may leap at once
+
+
+@dataclass
+class VehicleGuard:
+    """Judges commands, one after another, and watches over what is being carried out; the same verbs as `guard.Guard`.
+
+    Attributes:
+        robot: whose limits.
+        state_timeout: s, older odometry is no ground to move on.
+        command_timeout: s, longest silence, and largest age of a command; 0 takes the robot's patience.
+        slew: part of the robot's slew limits that is used: less than 1 for a first drive.
+        may_jump: whether the pose may change at once, as it does when a simulation is reset.
+        measured: the newest odometry: position and quaternion wxyz (7,), linear and angular velocity in the world (6,).
+        cut: names of what was cut in the last command.
+        state: what the robot is doing.
+        stop_cause: why it is stopped.
+    """
+
+    robot: VehicleSpec
+    state_timeout: float = 0.1
+    command_timeout: float = 0.0
+    slew: float = 1.0
+    may_jump: bool = False
+    measured: Measured | None = None
+    cut: tuple[str, ...] = ()
+    state: State = State.IDLE
+    stop_cause: str = ""
+    _last_stamp: int = -1
+    _since: int = 0  # ns: what was decided on earlier readings belongs to another episode
+    _sent: tuple[float, ...] = ()
+    _sent_at: float = -np.inf
+    _heard_at: float = -np.inf
+
+    def __post_init__(self) -> None:
+        self.command_timeout = self.command_timeout or self.robot.patience
+        self._sent = self.robot.rest
+        self._lower, self._upper = np.array(self.robot.command_limits, dtype=np.float64).T
+
+    # ---- what is measured -------------------------------------------------------------------------------------------------
+
+    def measure(self, stamp: int, pose: Array, twist: Array, now: float, effort: Array | None = None) -> None:
+        """Take in odometry; one that repeats the last stamp is no sign that the vehicle is still being measured.
+
+        Args:
+            stamp: ns, of the measurement.
+            pose: (7,) m and wxyz.
+            twist: (6,) m/s and rad/s in the world.
+            now: s, on a clock that nothing can set.
+            effort: no vehicle tells it.
+
+        Raises:
+            Rejected: stale_state, where a newer one is here; jump, where the vehicle is elsewhere than it can be.
+        """
+        last = self.measured
+        if last is not None and stamp < last.stamp:
+            raise Rejected("stale_state", f"measured at {stamp} ns, after one of {last.stamp} ns")
+        self.measured = Measured(stamp, pose, twist, last.arrival if last is not None and stamp == last.stamp else now)
+        if last is None:
+            return
+        moved = float(np.linalg.norm(pose[:3] - last.qpos[:3]))
+        if moved <= JUMP + TOP_SPEED * (stamp - last.stamp) * 1e-9:
+            return
+        self._since, self._sent = last.stamp + 1, self.robot.rest
+        jump = Rejected("jump", f"the vehicle is {moved:.2f} m from where it was at the last odometry")
+        if self.may_jump:
+            self._rest(State.IDLE)
+        else:  # what it says of itself is wrong: come to rest without it
+            self.state, self.stop_cause = State.STOPPED, str(jump)
+        raise jump
+
+    def fresh(self, now: float) -> Measured:
+        """The newest odometry.
+
+        Raises:
+            Rejected: stale_state.
+        """
+        if self.measured is None:
+            raise Rejected("stale_state", "no odometry has arrived yet")
+        age = now - self.measured.arrival
+        if age > self.state_timeout:
+            raise Rejected("stale_state", f"the last new odometry arrived {age:.3f} s ago, allowed are {self.state_timeout:.3f} s")
+        return self.measured
+
+    # ---- commands ---------------------------------------------------------------------------------------------------------
+
+    def judge(self, command: Command, now: float) -> Command:
+        """The command, inside of the limits.
+
+        Raises:
+            Rejected: stopped, duplicate, out_of_order, before_reset, future, stale_command, stale_state, wrong_shape or not_finite.
+        """
+        self._check(command, now)
+        wanted = command.qpos[0]
+        allowed = self._inside(wanted)
+        self.cut = tuple(n for n, a, b in zip(self.robot.command_names, allowed, wanted, strict=True) if abs(a - b) > 1e-6)
+        self._last_stamp, self._heard_at, self.state = command.stamp, now, State.TRACKING
+        return self._send(command.stamp, allowed, now)
+
+    def _check(self, command: Command, now: float) -> None:
+        if self.state is State.STOPPED:
+            raise Rejected("stopped", f"the robot was stopped ({self.stop_cause}) and must be reset by hand")
+        if command.stamp < self._since:
+            raise Rejected("before_reset", f"a command that answers what was seen at {command.stamp} ns, the robot was put elsewhere at {self._since} ns")
+        if command.stamp == self._last_stamp:
+            raise Rejected("duplicate", f"a command stamped {command.stamp} ns again")
+        if command.stamp < self._last_stamp:
+            raise Rejected("out_of_order", f"a command stamped {command.stamp} ns, after one stamped {self._last_stamp} ns")
+        measured = self.fresh(now)
+        age = (measured.stamp - command.stamp) * 1e-9
+        if age < 0:
+            raise Rejected("future", f"the last odometry is of {measured.stamp} ns, the command answers what was seen at {command.stamp} ns")
+        if age > self.command_timeout:
+            raise Rejected("stale_command", f"the command answers what was seen {age:.3f} s ago, allowed are {self.command_timeout:.3f} s")
+        expected = (1, len(self.robot.command_names))
+        if command.qpos.shape != expected:
+            raise Rejected("wrong_shape", f"a command of shape {command.qpos.shape}, expected {expected}")
+        finite = np.isfinite(command.qpos[0])
+        if not finite.all():
+            bad = int(np.flatnonzero(~finite)[0])
+            raise Rejected("not_finite", f"{self.robot.command_names[bad]} is {command.qpos[0, bad]}")
+
+    def hold(self, stamp: int, now: float) -> Command:
+        """The next command on the way to rest; to be sent again and again (`follow`). It needs no odometry, though a level hover is better with it."""
+        attitude: WXYZ | None = None
+        climbing = 0.0
+        with contextlib.suppress(Rejected):
+            measured = self.fresh(now)
+            w, x, y, z = (float(v) for v in measured.qpos[3:])
+            attitude, climbing = (w, x, y, z), float(measured.qvel[2])
+        if self.state is not State.STOPPED:
+            self.state = State.HOLDING
+        elapsed = min(max(now - self._sent_at, 0.0), self.robot.control_dt)
+        return self._send(stamp, self._inside(np.array(self.robot.safe(self._sent, attitude, climbing, elapsed))), now)
+
+    def follow(self, now: float) -> Command | None:
+        """The next command of a stop that is under way, once a period; None where there is nothing to send."""
+        if self.state not in (State.HOLDING, State.STOPPED) or now - self._sent_at < 0.9 * self.robot.control_dt:
+            return None
+        return self.hold(self._answered(), now)
+
+    # ---- watching ---------------------------------------------------------------------------------------------------------
+
+    def watch(self, now: float) -> Stop | None:
+        """What must be done because somebody has fallen silent; None almost always. Call it often."""
+        if self.state is not State.TRACKING:
+            return None
+        silent = now - self._heard_at
+        try:
+            self.fresh(now)
+        except Rejected as stale:
+            return Stop(self.hold(self._answered(), now), stale, now - (self.measured.arrival if self.measured is not None else self._heard_at))
+        if silent <= self.command_timeout:
+            return None
+        text = f"no command for {silent:.3f} s, allowed are {self.command_timeout:.3f} s"
+        return Stop(self.hold(self._answered(), now), Rejected("stale_command", text), silent)
+
+    def stop(self, cause: str, now: float) -> Command | None:
+        """Emergency stop: come to rest, and refuse everything until `reset`."""
+        already = self.state is State.STOPPED
+        command = self.hold(self._answered(), now)
+        self.state = State.STOPPED
+        if not already:
+            self.stop_cause = cause
+        return command
+
+    def reset(self) -> None:
+        """End an emergency stop, and forget what was measured: commands decided before it are refused."""
+        if self.measured is not None:
+            self._since = max(self._since, self.measured.stamp)
+        self.measured, self.stop_cause = None, ""
+        self._rest(State.IDLE)
+
+    def _rest(self, state: State) -> None:
+        self.state, self._heard_at = state, -np.inf
+
+    def _answered(self) -> int:
+        """ns, stamp of a command that answers no event: the newest odometry's."""
+        return self.measured.stamp if self.measured is not None else max(self._last_stamp, 0)
+
+    def _inside(self, wanted: Array) -> Array:
+        """The nearest command that the limits and the one sent last allow."""
+        step = self.slew * np.array(self.robot.slew_limits) * self.robot.control_dt
+        sent = np.array(self._sent)
+        return np.clip(np.clip(wanted, self._lower, self._upper), sent - step, sent + step)
+
+    def _send(self, stamp: int, values: Array, now: float) -> Command:
+        self._sent, self._sent_at = tuple(values.tolist()), now
+        return Command(stamp, np.array([self.robot.control_dt]), values[None], np.zeros((1, len(values))))

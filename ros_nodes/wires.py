@@ -1,0 +1,231 @@
+"""How a robot hangs on ROS: which messages carry its commands and its own state. One class for arms, one for vehicles; nodes ask `wired`.
+
+torch is imported only where decisions are made or carried out: the safety node has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from geometry_msgs.msg import TwistStamped
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import JointState
+from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMsg
+
+from metarl import robots
+from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, VehicleSpec
+from metarl.ros_nodes import messages
+from metarl.ros_nodes.limits import Array, Command
+from metarl.ros_nodes.rejection import Rejected
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ArmWire:
+    """An arm: JointTrajectory to its trajectory controller, JointState from it.
+
+    Attributes:
+        robot: the arm.
+        joint_names: J, as the messages call the joints; another arm of the same build has names of its own.
+        command_topic, state_topic: relative.
+    """
+
+    robot: ArmSpec
+    joint_names: tuple[str, ...]
+    command_topic: str
+    state_topic: str
+
+    frame = "base_link"  # REP 105; every pose and twist is given in it
+    command_kind = JointTrajectoryMsg
+    state_kind = JointState
+    state_name = "joint state"
+
+    def planned(self, decided: JointTrajectory | Controls, stamp: int) -> Command:
+        """A decision (S, J) as the command that answers the event of `stamp`."""
+        assert isinstance(decided, JointTrajectory), "an arm follows trajectories"
+        return messages.planned_command(decided, stamp)
+
+    def message(self, command: Command) -> JointTrajectoryMsg:
+        """The command with its stamp."""
+        return messages.command_message(command, self.joint_names)
+
+    def now(self, command: Command) -> JointTrajectoryMsg:
+        """The command as the controller begins it at once."""
+        return messages.command_message(command._replace(stamp=0), self.joint_names)
+
+    def command(self, message: JointTrajectoryMsg, before: Sequence[float] = ()) -> Command:
+        """The command of a message; `before` is a vehicle's business.
+
+        Raises:
+            Rejected: as `messages.command_arrays`.
+        """
+        return messages.command_arrays(message, self.joint_names)
+
+    def executable(self, command: Command) -> JointTrajectory:
+        """What a simulator carries out (1, S, J).
+
+        Raises:
+            Rejected: bad_time.
+        """
+        return messages.to_trajectory(command)
+
+    def state(self, message: JointState) -> tuple[Array, Array]:
+        """Positions and velocities (J,).
+
+        Raises:
+            Rejected: as `messages.joint_arrays`.
+        """
+        return messages.joint_arrays(message, self.joint_names)
+
+    def effort(self, message: JointState) -> Array | None:
+        """(J,) N·m, where the robot measures it."""
+        names = list(message.name)
+        if len(message.effort) != len(names):
+            return None
+        return np.array([message.effort[names.index(name)] for name in self.joint_names])
+
+    def asks_to_stop(self, message: JointTrajectoryMsg) -> bool:
+        """A trajectory without points says so."""
+        return not message.points
+
+    def last(self, command: Command) -> Tensor:
+        """(J,) where the command ends."""
+        import torch
+
+        return torch.from_numpy(command.qpos[-1]).float()
+
+
+@dataclass(frozen=True)
+class VehicleWire:
+    """A vehicle: TwistStamped to it, Odometry from it.
+
+    Attributes:
+        robot: the vehicle.
+        command_topic, state_topic: relative.
+    """
+
+    robot: VehicleSpec
+    command_topic: str
+    state_topic: str
+
+    frame = "odom"  # REP 105
+    command_kind = TwistStamped
+    state_kind = Odometry
+    state_name = "odometry message"
+
+    def planned(self, decided: JointTrajectory | Controls, stamp: int) -> Command:
+        """A decision (U,) as the command that answers the event of `stamp`: its numbers stand where an arm's positions do."""
+        assert isinstance(decided, Controls), "a vehicle follows no trajectories"
+        return self._one(stamp, self.robot.command_of(decided.ctrl.double()).numpy())
+
+    def message(self, command: Command) -> TwistStamped:
+        """The command with its stamp."""
+        return messages.twist_command(self.robot.twist_of(command.qpos[-1].tolist()), command.stamp)
+
+    def now(self, command: Command) -> TwistStamped:
+        """The command as the controller takes it: with the stamp, by which it knows how old it is."""
+        return self.message(command)
+
+    def command(self, message: TwistStamped, before: Sequence[float] = ()) -> Command:
+        """The command of a message; whether it may be carried out is the safety node's question. What a twist of 0 does not say is as `before` (C,)."""
+        values = self.robot.of_twist(messages.twist_numbers(message), before or self.robot.rest)
+        return self._one(messages.to_stamp(message.header.stamp), np.array(values))
+
+    def executable(self, command: Command) -> Controls:
+        """What a simulator's motors get (1, U).
+
+        Raises:
+            Rejected: not_finite.
+        """
+        import torch
+
+        if not np.isfinite(command.qpos).all():
+            raise Rejected("not_finite", f"command {command.qpos.tolist()}")
+        return Controls(self.robot.ctrl_of(torch.from_numpy(command.qpos)).float())
+
+    def state(self, message: Odometry) -> tuple[Array, Array]:
+        """Position and quaternion wxyz (7,), linear and angular velocity in the world (6,).
+
+        Raises:
+            Rejected: not_finite.
+        """
+        return messages.odometry_arrays(message)
+
+    def effort(self, message: Odometry) -> Array | None:
+        """No vehicle tells it."""
+        return None
+
+    def asks_to_stop(self, message: TwistStamped) -> bool:
+        """A twist cannot say so: whoever wants a stop falls silent, or asks the safety node."""
+        return False
+
+    def last(self, command: Command) -> Tensor:
+        """(U,) what the motors were told."""
+        return self.executable(command).ctrl[0]
+
+    def _one(self, stamp: int, values: Array) -> Command:
+        return Command(stamp, np.array([self.robot.control_dt]), values[None], np.zeros((1, len(values))))
+
+
+Wire = ArmWire | VehicleWire
+
+
+def wire(
+    name: str, joint_names: tuple[str, ...] = (), command_topic: str = "", state_topic: str = "", lower: Sequence[float] = (), upper: Sequence[float] = ()
+) -> Wire:
+    """The wire of the robot `name`; what is not given is as its file says.
+
+    Args:
+        name: of the robot's file.
+        joint_names: J, of another arm of the same build.
+        command_topic: relative.
+        state_topic: relative.
+        lower: (J,) rad, position limits of that other arm: the narrower ones count.
+        upper: (J,) rad.
+
+    Raises:
+        ValueError: no robot has that name, or joint names do not fit it.
+        TypeError: it cannot be driven over ROS.
+    """
+    robot = robots.load(name)
+    if not isinstance(robot, ArmSpec | VehicleSpec):
+        raise TypeError(f"{name} is neither an arm that follows joint trajectories nor a vehicle: it cannot be driven over ROS")
+    topics = command_topic or robot.command_topic, state_topic or robot.state_topic
+    if isinstance(robot, VehicleSpec):
+        if joint_names:
+            raise ValueError(f"{name} is a vehicle: it has no joints to be named")
+        return VehicleWire(robot, *topics)
+    names = joint_names or robot.joint_names
+    if len(set(names)) != robot.num_joints:
+        raise ValueError(f"joint_names are {', '.join(names)}: {name} has {robot.num_joints} joints, each with a name of its own")
+    return ArmWire(_narrowed(robot, lower, upper), names, *topics)
+
+
+def _narrowed(robot: ArmSpec, lower: Sequence[float], upper: Sequence[float]) -> ArmSpec:
+    """The arm with position limits that are nowhere wider than the ones given (J,)."""
+    if not lower and not upper:
+        return robot
+    if len(lower) != robot.num_joints or len(upper) != robot.num_joints:
+        raise ValueError(f"{len(lower)} lower and {len(upper)} upper limits for the {robot.num_joints} joints of {robot.name}")
+    limits = tuple((max(low, a), min(high, b)) for (low, high), a, b in zip(robot.qpos_limits, lower, upper, strict=True))
+    for joint, home, (low, high) in zip(robot.joint_names, robot.home_qpos, limits, strict=True):
+        if not low < home < high:
+            raise ValueError(f"between {low} and {high} rad, {joint} cannot stand at its rest pose {home}")
+    return replace(robot, qpos_limits=limits)
+
+
+def wired(node: Node, name: str) -> Wire:
+    """The wire of a robot as this node's parameters say: joint_names, command_topic, state_topic, lower_limits, upper_limits; [""], "" and [] are as its
+    file says.
+    """
+    names = tuple(n for n in node.declare_parameter("joint_names", [""]).value if n)
+    command_topic, state_topic = (node.declare_parameter(f"{kind}_topic", "").value for kind in ("command", "state"))
+    lower, upper = (tuple(v for v in node.declare_parameter(f"{side}_limits", [math.nan]).value if not math.isnan(v)) for side in ("lower", "upper"))
+    return wire(name, names, command_topic, state_topic, lower, upper)
