@@ -9,7 +9,7 @@ the middle, and the later its commands the less can be done about that: who sees
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,14 +40,12 @@ LOAD_HEIGHT = 0.05  # m above the wheels' axles
 
 
 def _wave(number: int, size: float) -> Param:
-    return Param(
-        f"wave_{number}", "", f"{{:.2f}} of wave {number}", nominal=0.5 * size, train=(0.0, size), ood_near=((size, 1.2 * size),), ood_far=((1.2 * size, 1.4 * size),),
-        hidden=False,
-    )  # fmt: skip
+    near, far = ((size, 1.2 * size),), ((1.2 * size, 1.4 * size),)
+    return Param(f"wave_{number}", "", "", nominal=0.5 * size, train=(0.0, size), ood_near=near, ood_far=far, hidden=False)
 
 
 def _phase(number: int) -> Param:
-    return Param(f"phase_{number}", "rad", "at {:+.2f} rad", nominal=0.0, train=(-3.0, 3.0), hidden=False)
+    return Param(f"phase_{number}", "rad", "", nominal=0.0, train=(-3.0, 3.0), hidden=False)
 
 
 class CarTrack(Task):
@@ -62,7 +60,7 @@ class CarTrack(Task):
     # Friction of tyres: dry asphalt and concrete 0.7-0.9, wet 0.45-0.6, wet dirt and packed snow 0.15-0.35, ice 0.05-0.15
     # (tyre tables; Bosch Automotive Handbook): a range that wide, because between wet and dry asphalt there is little to know.
     # Bias and gain of small cars with hobby servos that nobody has trimmed; delays of a radio link and a camera.
-    params = (
+    params: ClassVar[tuple[Param, ...]] = (
         Param("friction", "", "a road of friction {:.2f}", nominal=0.6, train=(0.25, 0.9), scale="log", ood_near=((0.2, 0.25),), ood_far=((0.08, 0.2),)),
         Param("patch_friction", "", "patches of {:.2f}", nominal=0.2, train=(0.1, 0.4), scale="log", ood_near=((0.075, 0.1),), ood_far=((0.05, 0.075),)),
         Param("patch_angle", "rad", "at {:.2f} rad and opposite", nominal=0.3, train=(0.1, 3.0)),
