@@ -1,5 +1,6 @@
 # Everything runs in a virtual environment of its own, .venv, made once and brought up to date when setup.py or constraints.txt change.
 #   make demo    a robot arm adapts to objects it has never met: in simulation, then over ROS 2
+#   make demo-ros  over ROS 2: an arm and an object it does not know, then a quadrotor in a wind it has never met; bags, plots, films
 #   make test    checks and tests, as the continuous integration runs them
 #   make check   format, lint and types alone
 #   make learn   the slow tests: does each algorithm learn?
@@ -12,11 +13,14 @@ BIN := $(VENV)/bin
 # by a variable, so that it holds for the isolated build of the package as well
 INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test check learn bench clean
+.PHONY: demo demo-ros test check learn bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.for-demo
 	$(BIN)/metarl demo
+
+demo-ros: $(VENV)/.for-demo
+	$(BIN)/python -m metarl.ros_nodes.tour
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal

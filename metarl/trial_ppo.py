@@ -270,8 +270,13 @@ class TrialPPO(MetaRLAlgorithm):
 
     def _schedule(self) -> None:
         progress = min(self.iteration / max(self.config.iterations, 1), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * (1 - 0.9 * progress)
+        for optimizer, rate in self.optimizers():
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (1 - 0.9 * progress)
+
+    def optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
+        """All of them, and their first learning rates."""
+        return [(self.optimizer, self.config.learning_rate)]
 
     # ---- files ------------------------------------------------------------------------------------------------------------
 

@@ -67,10 +67,19 @@ def check(demo: Demo) -> Arm:
     load(demo.meta_parameters, robots.load(about.spec.robot))
     if demo.json is not None:
         meta_parameters.check_writable(demo.json)
+    needs_ros()
+    return Arm(demo.meta_parameters, about.spec.task, demo.simulator, demo.split, demo.task, demo.seed)
+
+
+def needs_ros() -> None:
+    """Nothing, where there is ROS.
+
+    Raises:
+        ModuleNotFoundError: there is none; the message says how to install it.
+    """
     for module in ("rclpy", "trajectory_msgs"):
         if importlib.util.find_spec(module) is None:
             raise ModuleNotFoundError(INSTALL.format(f"no module {module}"))
-    return Arm(demo.meta_parameters, about.spec.task, demo.simulator, demo.split, demo.task, demo.seed)
 
 
 def show(demo: Demo, choice: Arm, console: Console) -> dict[str, Any]:

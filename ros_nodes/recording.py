@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Recording:
                 self._connections[topic] = self._writer.add_connection(topic, kind, typestore=self._types)
             self._writer.write(self._connections[topic], time.time_ns() if stamp is None else stamp, data)
         except OSError as error:
-            self._fail(error)
+            self._fail(self._writer, error)
         self.counts[topic] += 1
         if self.counts.total() % LOOK_EVERY == 0:
             try:
@@ -103,14 +104,16 @@ class Recording:
         try:
             writer.close()
         except OSError as error:
-            self._fail(error)
+            self._fail(writer, error)
 
     def _look(self, place: Path) -> None:
         left = self._free(place)
         if left < self._min_free:
             raise RecordingEnded("disk_full", f"{left / MEGABYTE:.0f} MB are left where {self.folder} is, at least {self._min_free / MEGABYTE:.0f} must stay")
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, writer: Any, error: OSError) -> None:
         self._writer = None  # what is there stays; a reader that repairs bags can use it
+        with suppress(OSError, AttributeError):
+            writer.storage.bio.close()
         reason = "disk_full" if error.errno in FULL else "write_failed"
         raise RecordingEnded(reason, f"{self.folder} cannot be written: {error.strerror or error}") from error

@@ -87,8 +87,7 @@ def metadata(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no bag {str(folder)!r}")
     try:
         with Reader(folder) as reader:
-            said = dict((reader.metadata.get("custom_data") or {}).items())
-            return {**said, "duration": reader.duration * 1e-9}
+            return {**(reader.storage.metadata.custom or {}), "duration": reader.duration * 1e-9}
     except ReaderError as error:
         raise ValueError(f"the bag {folder} cannot be read: {error}") from error
 

@@ -186,7 +186,7 @@ class VehicleGuard:
     def reset(self) -> None:
         """End an emergency stop, and forget what was measured: commands decided before it are refused."""
         if self.measured is not None:
-            self._since = max(self._since, self.measured.stamp)
+            self._since = max(self._since, self.measured.stamp + 1)
         self.measured, self.stop_cause = None, ""
         self._rest(State.IDLE)
 

@@ -126,7 +126,8 @@ class Kitchen(Task):
         pot_at = self._pot_at(r, action, after)
         on_burner = (r["asked"] > 0) & (pot_at[:, _STOVE : _STOVE + 1] > 0)
         driven = rules.driven_burners(values["control_map"], self._param("control_map").all_choices)
-        turn = (after["knob_turn"].abs() / TURNED).clamp(max=1.0)
+        onward = 1 - 2 * values["sense"].unsqueeze(-1)
+        turn = (onward * after["knob_turn"] / TURNED).clamp(0.0, 1.0)  # the other way there is only the stop, which gives a bit
         wanted = rules.burners_of_knobs(rules.heat_of_turn(turn * (turn > OFF), values["control_law"]), driven)
         heat = wanted * (r["tripped"] == 0) * (r["locked"] == 0)
         cut = rules.cut_out(r["heat"], heat, on_burner)

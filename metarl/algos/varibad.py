@@ -57,7 +57,7 @@ class VariBADConfig(TrialPPOConfig):
     kl_weight: float = 0.1
     """beta, weight of the divergence from the previous belief."""
     vae_learning_rate: float = 3e-3
-    """Of the Adam that trains encoder and decoders."""
+    """Of the Adam that trains encoder and decoders, falling as PPO's: an encoder that changes moves the policy as well, and nothing limits how far."""
     vae_updates: int = 20
     """Its steps after each rollout."""
     vae_trials: int = 64
@@ -183,6 +183,10 @@ class VariBAD(TrialPPO):
     def ppo_parameters(self) -> list[nn.Parameter]:
         """Policy and value function."""
         return [*self.network.policy.parameters(), *self.network.value.parameters()]
+
+    def optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
+        """PPO's, and that of the encoder."""
+        return [*super().optimizers(), (self.vae_optimizer, self.config.vae_learning_rate)]
 
     @property
     def encoder(self) -> Encoder:

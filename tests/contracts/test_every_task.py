@@ -15,6 +15,10 @@ from metarl.tasks.batched_env import BatchedEnv
 STEPS = 12
 # Task 7 of `train`, seed 1, drawn once and written down. If one of these changes the task needs a new version.
 DRAWN = {
+    "arm_push_hidden_goal": {
+        "shape": "box", "half_size": 0.02117539183515611, "mass": 0.46686337629560054, "friction": 0.24822283895817954,
+        "com_along": -0.23800997873119575, "com_aside": 0.19743858670687287, "target_distance": 0.1670172784309144, "target_angle": -0.14183176254385632,
+    },
     "arm_reach": {
         "payload": 0.4549172502230301, "actuator_gain": 0.9077450192549258, "damping": 0.6931436650760102, "delay": 0.00031748418785241926,
         "camera_yaw": 0.04511662269809405, "camera_x": 0.0024749745734403833, "camera_y": 0.003737758131654917, "camera_z": 0.0016736554225628211,

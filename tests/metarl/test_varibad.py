@@ -319,3 +319,10 @@ def test_one_update_raises_the_probability_of_what_paid_with_discrete_actions():
     for _ in range(5):
         algorithm.meta_update(rollout)
     assert algorithm.adapter(3).act(torch.zeros(3, 1, 1), explore=False)[..., 2].tolist() == [[1.0]] * 3
+
+
+def test_the_encoder_learns_more_slowly_towards_the_end_as_the_policy_does():
+    algorithm = small(iterations=10, learning_rate=1e-2, vae_learning_rate=2e-2)
+    algorithm.iteration = 5
+    algorithm.meta_update(rollout_of(algorithm))
+    assert [o.param_groups[0]["lr"] for o in (algorithm.optimizer, algorithm.vae_optimizer)] == [pytest.approx(0.55e-2), pytest.approx(1.1e-2)]

@@ -1,0 +1,189 @@
+"""A vehicle's commands are cut to their limits, refused by name, and brought to an end when they cease."""
+
+import numpy as np
+import pytest
+
+from metarl import robots
+from metarl.ros_nodes.guard import State
+from metarl.ros_nodes.limits import Command
+from metarl.ros_nodes.rejection import Rejected
+from metarl.ros_nodes.vehicle_guard import VehicleGuard
+
+CAR, QUADROTOR = robots.load("car"), robots.load("quadrotor")
+LEVEL = np.array([0.0, 0.0, 2.0, 1.0, 0.0, 0.0, 0.0])
+MS = 1_000_000
+
+
+def command(stamp, *values):
+    return Command(stamp, np.array([0.04]), np.array([values], dtype=float), np.zeros((1, len(values))))
+
+
+def guarded(robot=CAR, stamp=1000 * MS, now=0.0, **settings):
+    guard = VehicleGuard(robot, **settings)
+    guard.measure(stamp, LEVEL, np.zeros(6), now)
+    return guard
+
+
+def refused(guard, given, now=0.01):
+    with pytest.raises(Rejected) as found:
+        guard.judge(given, now)
+    return found.value
+
+
+def test_a_good_command_passes_unchanged():
+    guard = guarded()
+    passed = guard.judge(command(1000 * MS, 2.0, 0.3), 0.01)
+    assert passed.qpos.tolist() == [[2.0, 0.3]]
+    assert passed.stamp == 1000 * MS
+    assert guard.state is State.TRACKING
+    assert guard.cut == ()
+
+
+def test_limits_cut():
+    guard = guarded()
+    assert guard.judge(command(1000 * MS, 9.0, -1.0), 0.01).qpos.tolist() == [[4.0, -0.4]]
+    assert guard.cut == ("speed", "steer")
+
+
+def test_slew_limits_cut_what_changes_too_fast():
+    guard = guarded(slew=0.1)  # a tenth of the range a period
+    assert guard.judge(command(1000 * MS, 4.0, 0.0), 0.01).qpos[0].tolist() == pytest.approx([0.4, 0.0])
+    guard.measure(1040 * MS, LEVEL, np.zeros(6), 0.04)
+    assert guard.judge(command(1040 * MS, 4.0, 0.4), 0.05).qpos[0].tolist() == pytest.approx([0.8, 0.08])
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (command(1000 * MS, np.nan, 0.0), "not_finite"),
+        (command(1000 * MS, 1.0, np.inf), "not_finite"),
+        (command(1000 * MS, 1.0), "wrong_shape"),
+        (command(1001 * MS, 1.0, 0.0), "future"),
+        (command(800 * MS, 1.0, 0.0), "stale_command"),
+    ],
+)
+def test_bad_commands_are_refused_by_name(given, reason):
+    assert refused(guarded(), given).reason == reason
+
+
+def test_commands_pass_once_and_in_order():
+    guard = guarded()
+    guard.judge(command(1000 * MS, 1.0, 0.0), 0.01)
+    assert refused(guard, command(1000 * MS, 1.0, 0.0)).reason == "duplicate"
+    assert refused(guard, command(999 * MS, 1.0, 0.0)).reason == "out_of_order"
+
+
+def test_without_odometry_nothing_passes():
+    assert refused(VehicleGuard(CAR), command(1, 1.0, 0.0)).reason == "stale_state"
+    guard = guarded()
+    assert refused(guard, command(1000 * MS, 1.0, 0.0), now=0.2).reason == "stale_state"
+    guard.measure(1000 * MS, LEVEL, np.zeros(6), 0.2)  # the same again is no sign of life
+    assert refused(guard, command(1000 * MS, 1.0, 0.0), now=0.2).reason == "stale_state"
+
+
+def drive_until_silent(guard, watch_from, period=0.01):
+    """Speeds that are sent after the last command at 0.01 s, looked at a hundred times a second while odometry goes on."""
+    sent, causes = [], []
+    for tick in range(150):
+        now = watch_from + period * tick
+        guard.measure((1000 + 10 * (tick + 1)) * MS, LEVEL, np.zeros(6), now)
+        stop = guard.watch(now)
+        if stop is not None:
+            causes.append((stop.cause.reason, now))
+            sent.append(stop.command.qpos[0])
+        following = guard.follow(now)
+        if following is not None:
+            sent.append(following.qpos[0])
+    return np.array(sent), causes
+
+
+def test_a_car_whose_commands_cease_brakes_to_a_standstill():
+    guard = guarded()
+    guard.judge(command(1000 * MS, 2.0, 0.3), 0.01)
+    sent, causes = drive_until_silent(guard, 0.02)
+    assert [reason for reason, _ in causes] == ["stale_command"]  # once
+    assert causes[0][1] == pytest.approx(0.12)  # 100 ms after the last one
+    assert (np.diff(sent[:, 0]) <= 0).all()
+    assert np.abs(np.diff(sent[:, 0])).max() <= 4.0 * 0.04 + 1e-9  # m/s a period
+    assert sent[-1].tolist() == [0.0, 0.3]
+    assert guard.state is State.HOLDING
+
+
+def test_a_stop_ends_with_the_next_good_command():
+    guard = guarded()
+    guard.judge(command(1000 * MS, 2.0, 0.0), 0.01)
+    drive_until_silent(guard, 0.02)
+    stamp = guard.measured.stamp
+    assert guard.judge(command(stamp, 1.0, 0.0), 1.52).qpos.tolist() == [[1.0, 0.0]]
+    assert guard.state is State.TRACKING
+
+
+def test_odometry_that_falls_silent_stops_as_well_and_a_quadrotor_then_hovers():
+    guard = guarded(QUADROTOR)
+    guard.judge(command(1000 * MS, 12.0, 1.0, 1.0, 1.0), 0.01)
+    assert guard.watch(0.09) is None
+    stop = guard.watch(0.15)
+    assert stop.cause.reason == "stale_state"
+    assert stop.command.qpos[0].tolist() == list(QUADROTOR.rest)
+    assert guard.watch(0.16) is None  # said once
+    assert guard.follow(0.2).qpos[0].tolist() == list(QUADROTOR.rest)
+
+
+def test_an_emergency_stop_lasts_until_it_is_reset():
+    guard = guarded()
+    guard.judge(command(1000 * MS, 2.0, 0.3), 0.01)
+    assert guard.stop("estop", 0.02).qpos[0, 0] < 2.0
+    guard.measure(1040 * MS, LEVEL, np.zeros(6), 0.04)
+    found = refused(guard, command(1040 * MS, 2.0, 0.0), 0.05)
+    assert found.reason == "stopped"
+    assert "estop" in str(found)
+    assert guard.follow(0.06) is not None  # it goes on braking
+    guard.reset()
+    guard.measure(1080 * MS, LEVEL, np.zeros(6), 0.08)
+    assert refused(guard, command(1040 * MS, 2.0, 0.0), 0.09).reason in ("before_reset", "out_of_order")
+    guard.judge(command(1080 * MS, 2.0, 0.0), 0.09)
+
+
+@pytest.mark.parametrize(("may_jump", "state"), [(True, State.IDLE), (False, State.STOPPED)])
+def test_a_vehicle_that_is_elsewhere_at_once(may_jump, state):
+    guard = guarded(may_jump=may_jump)
+    guard.judge(command(1000 * MS, 2.0, 0.3), 0.01)
+    with pytest.raises(Rejected, match="jump: the vehicle is 5.00 m from"):
+        guard.measure(1001 * MS, LEVEL + np.array([5.0, 0, 0, 0, 0, 0, 0]), np.zeros(6), 0.02)
+    assert guard.state is state
+    reason = refused(guard, command(1000 * MS, 2.0, 0.0), 0.03).reason
+    assert reason == ("before_reset" if may_jump else "stopped")
+    if may_jump:  # what answers the new place passes, also where the first message of it was lost
+        guard.judge(command(1001 * MS, 2.0, 0.0), 0.03)
+
+
+def test_nothing_outside_the_limits_is_ever_sent():
+    rng = np.random.default_rng(0)
+    for robot in (CAR, QUADROTOR):
+        low, high = np.array(robot.command_limits).T
+        guard = guarded(robot, slew=0.3)
+        step = 0.3 * np.array(robot.slew_limits) * robot.control_dt
+        before, now, stamp = np.array(robot.rest), 0.0, 1000 * MS
+        for _ in range(20_000):
+            now, stamp = now + rng.uniform(0.0, 0.08), stamp + int(rng.integers(-5, 80)) * MS
+            sent = []
+            quat = rng.normal(size=4)
+            try:
+                guard.measure(stamp, np.array([0, 0, 0, *(quat / np.linalg.norm(quat))]), rng.normal(scale=5.0, size=6), now)
+            except Rejected:
+                pass
+            values = rng.choice(
+                [rng.normal(scale=10.0 ** rng.integers(-2, 6)), np.nan, np.inf, -np.inf, 0.0, 1e300], size=len(low), p=[0.9, 0.02, 0.02, 0.02, 0.02, 0.02]
+            )
+            try:
+                sent.append(guard.judge(command(stamp - int(rng.integers(0, 3)) * MS, *values), now))
+            except Rejected:
+                sent.append(guard.hold(stamp, now))
+            stop = guard.watch(now)
+            sent += [s for s in (stop.command if stop else None, guard.follow(now)) if s is not None]
+            for one in sent:
+                value = one.qpos[0]
+                assert (value >= low).all()
+                assert (value <= high).all()
+                assert (np.abs(value - before) <= step + 1e-9).all()
+                before = value

@@ -1,0 +1,175 @@
+"""A simulated vehicle as ROS sees it: what goes through messages is what BatchedEnv does, and time can pass by itself."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+
+from metarl import tasks
+from metarl.rollout import collect
+from metarl.ros_nodes.channels import channels
+from metarl.ros_nodes.control_loop import ControlLoop
+from metarl.ros_nodes.referee import Referee
+from metarl.ros_nodes.wires import wire
+from metarl.ros_nodes.world import World
+from metarl.tasks.batched_env import BatchedEnv
+
+PERIOD = {"car_track": 0.04, "quadrotor_track": 0.02}
+HORIZON = 25
+
+
+class Pilot:
+    """Acts on the observation and on what it has been paid; with noise of its own."""
+
+    def __init__(self, spec):
+        self.weights = torch.randn(spec.obs_size, spec.action_size, generator=torch.Generator().manual_seed(1)) / spec.obs_size
+        self.reset()
+
+    def reset(self):
+        self.rng, self.paid = torch.Generator().manual_seed(2), 0.0
+
+    def act(self, obs, explore=True):
+        noise = 0.3 * torch.randn(*obs.shape[:-1], self.weights.shape[1], generator=self.rng)
+        return torch.tanh(0.5 * (obs @ self.weights) + 0.1 * self.paid + noise)
+
+    def observe(self, step):
+        self.paid = 0.5 * self.paid + float(step.reward)
+
+    def adapt(self):
+        pass
+
+
+@pytest.fixture(params=PERIOD)
+def task(request, monkeypatch):
+    task = tasks.make(request.param)
+    monkeypatch.setattr(type(task), "horizon", HORIZON)
+    monkeypatch.setattr(type(task), "episodes_per_trial", 2)
+    return task
+
+
+def through(found, made, stamp):
+    """Readings as they come out of the messages that carry them."""
+    heard = {}
+    for channel in made:
+        heard |= channel.hear(channel.say(found, stamp))
+    return heard
+
+
+@pytest.mark.parametrize("simulator", ["mujoco", "pybullet"])
+def test_a_trial_through_messages_is_that_of_collect(task, simulator):
+    if simulator == "pybullet":
+        pytest.importorskip("pybullet", reason="PyBullet is not installed")
+    hidden = task.sample(1, "iid", start=5)
+    env = BatchedEnv(task, 1, 1, simulator, 1, seed=3)
+    env.set_tasks(hidden)
+    rollout = collect(env, Pilot(task.spec))
+    env.close()
+
+    hung = wire(task.robot_name)
+    world, referee, loop = World(task, hidden, simulator, 3, lambda *_: None), Referee(task, epoch=1), ControlLoop(task, Pilot(task.spec), True)
+    seen, measured = (channels(hung, task, needs, source) for source, needs in (("seen", loop.needs), ("measured", referee.needs)))
+    stamp, log = 0, []
+    loop.begin_trial()
+    while not referee.trial_ended:
+        world.begin_episode()
+        referee.begin_episode(through(world.true, measured, stamp), stamp)
+        decision = loop.begin_episode(through(world.seen, seen, stamp))
+        while decision is not None:
+            command = hung.command(hung.message(hung.planned(decision.command, stamp)))
+            world.execute(hung.executable(command))
+            stamp += round(PERIOD[task.name] * 1e9)
+            true = through(world.true, measured, stamp)
+            assert referee.over(true, stamp, float(command.time[-1]))
+            event = referee.judge(decision.action, hung.last(command), true, stamp)
+            log.append((decision.action, event.reward))
+            decision = loop.take_result(event.reward, event.terminated, event.truncated, through(world.seen, seen, stamp), hung.last(command))
+    world.close()
+    steps = rollout.valid.view(-1)
+    action, reward = rollout.action.view(len(steps), -1)[steps], rollout.reward.view(-1)[steps]
+    assert len(log) == len(reward)
+    torch.testing.assert_close(torch.stack([a for a, _ in log]), action, rtol=0, atol=1e-3)
+    torch.testing.assert_close(torch.tensor([r for _, r in log]), reward, rtol=0, atol=1e-3)
+    torch.testing.assert_close(torch.stack([a for a, _ in log[:5]]), action[:5], rtol=0, atol=1e-5)
+
+
+# ---- time that passes by itself ---------------------------------------------------------------------------------------------
+
+
+def world_of(name, **values):
+    task = tasks.make(name)
+    return World(task, task.custom([values]), "mujoco", 0, lambda *_: None)
+
+
+def command(world, *values):
+    return world.task.robot.ctrl_of(torch.tensor([values]))
+
+
+def test_time_passes_by_the_clock_as_command_by_command():
+    """Without delay and gusts the two are the same."""
+    one, other = (world_of("quadrotor_track", wind_speed=0.0) for _ in range(2))
+    from metarl.robots.spec import Controls
+
+    given = Controls(command(one, 9.0, 0.1, 0.2, 0.0))
+    for _ in range(5):
+        one.execute(given)
+    other.hold(given)
+    ends = [other.advance(1) for _ in range(25)]
+    assert ends == ([False] * 4 + [True]) * 5
+    torch.testing.assert_close(other.true["pos"], one.true["pos"], rtol=0, atol=1e-6)
+    assert other.elapsed == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("delay", "begins"), [(0.0, 0), (0.06, 15)])
+def test_a_delayed_command_reaches_the_motors_later(delay, begins):
+    from metarl.robots.spec import Controls
+
+    world = world_of("car_track", delay=delay)
+    world.hold(Controls(command(world, 2.0, 0.0)))
+    speeds = []
+    for _ in range(30):
+        world.advance(1)
+        speeds.append(float(world.engine.read()["wheel_speed"].mean()))
+    moving = np.flatnonzero(np.array(speeds) > 0.5)
+    assert begins <= moving[0] <= begins + 5
+
+
+# ---- the hidden task changes ------------------------------------------------------------------------------------------------
+
+
+def test_a_payload_that_is_put_on_in_flight_pulls_the_quadrotor_down():
+    from metarl.robots.spec import Controls
+
+    world = world_of("quadrotor_track", wind_speed=0.0)
+    world.hold(Controls(command(world, *world.task.robot.rest)))
+    for _ in range(50):
+        world.advance(5)
+    before = float(world.true["linvel"][0, 2])
+    assert world.change({"payload": 0.2})  # at once
+    for _ in range(25):
+        world.advance(5)
+    assert abs(before) < 0.05
+    assert float(world.true["linvel"][0, 2]) < -0.5  # 0.5 s at a fifth of g, less the drag
+    assert float(world.hidden.column("payload")[0]) == 0.2
+
+
+def test_pybullet_takes_a_new_mass_with_the_next_episode_and_a_new_wind_at_once():
+    pytest.importorskip("pybullet", reason="PyBullet is not installed")
+    task = tasks.make("quadrotor_track")
+    world = World(task, task.custom([{"wind_speed": 0.0}]), "pybullet", 0, lambda *_: None)
+    assert not world.change({"wind_speed": 8.0, "wind_angle": 0.0})
+    from metarl.robots.spec import Controls
+
+    world.hold(Controls(command(world, *task.robot.rest)))
+    for _ in range(25):
+        world.advance(5)
+    assert float(world.true["linvel"][0, 0]) > 0.2
+    world.close()
+
+
+@pytest.mark.parametrize(("values", "text"), [({"payload": 9.0}, "allowed is 0 to 0.4 kg"), ({"mass": 1.0}, "no parameter is called 'mass'")])
+def test_changes_out_of_range_change_nothing(values, text):
+    world = world_of("quadrotor_track")
+    with pytest.raises(ValueError, match=text):
+        world.change(values)
+    assert float(world.hidden.column("payload")[0]) == 0.0
