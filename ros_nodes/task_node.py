@@ -29,6 +29,7 @@ from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.wires import wired
 
 PERIOD = 0.1  # s between two looks at what is being waited for
+STARTING = 5  # times as long may it take until all nodes are there: a busy machine takes its time to start processes
 
 
 class TaskNode:
@@ -90,8 +91,9 @@ class TaskNode:
 
     def _on_timer(self) -> None:
         missing = self._missing()
-        if runtime.steady_now() - self._news > self.patience:
-            raise RuntimeError(f"waited {self.patience:.0f} s for {', '.join(missing) or 'the decision to have its effect'}")
+        patience = self.patience if self.status.ready else STARTING * self.patience
+        if runtime.steady_now() - self._news > patience:
+            raise RuntimeError(f"waited {patience:.0f} s for {', '.join(missing) or 'the decision to have its effect'}")
         if not self.status.ready:
             self.status.publish(f"waiting for {', '.join(missing)}" if missing else f"judging {self.task.name}", ready=not missing)
         if self.status.ready and self._episode_from is None and not self._asking:

@@ -132,10 +132,8 @@ def record_trial(folder, file, name, episodes=2, simulator="mujoco", spoil=None)
         found = heard(world.seen, seen)
         note("/left/task/events", messages.event_message(event))
         note("/left/adapter/used", messages.used_message(event, loop.needs, found, executed))
-        if event.begins:
-            decision = loop.begin_episode(found)
-        else:
-            decision = loop.take_result(event.reward, event.terminated, event.truncated, found, executed)
+        result = (event.reward, event.terminated, event.truncated, found, executed)
+        decision = loop.begin_episode(found) if event.begins else loop.take_result(*result)
         if decision is not None:
             labels = ("epoch", "sequence", *task.action_names)
             note("/left/adapter/action", messages.numbers(labels, [event.epoch, event.sequence, *decision.action.tolist()]))
