@@ -164,3 +164,40 @@ def test_finding_out_costs_the_time_to_serve():
     assert totals[0] < 4.2
     assert totals[1] > 5.7
     assert totals[2] > 5.8
+
+
+def fewest_decisions(env, row):
+    """Of all sequences of what can be done with the right knob, the shortest that serves the dish: breadth first."""
+    values = {name: v[row : row + 1] for name, v in env.values.items()}
+    choices, rng = torch.eye(len(TASK.action_names)), torch.Generator()
+    knob = rules.knob_for(values["burner"], TASK._driven(values)).item()
+
+    def after(states, actions):
+        num = len(states["time"])
+        repeated = {name: x.repeat_interleave(len(actions), 0) for name, x in states.items()}
+        told = {name: v.expand(num * len(actions)) for name, v in values.items()}
+        return TASK.dynamics(repeated, choices[actions].repeat(num, 1), told, rng)
+
+    states = after({name: x[row : row + 1] for name, x in env.readings.items() if name != "last_action"}, [8])
+    for done in range(2, TASK.horizon + 1):
+        if TASK.success(after(states, [9])).any():
+            return done
+        states = after(states, [2 * knob, 2 * knob + 1, 10])
+        going = ~TASK.terminated(states)
+        seen = torch.cat([states[name][going] for name in ("turn", "temperature", "cooked", "time")], -1)
+        _, first = seen.round(decimals=3).unique(dim=0, return_inverse=True)
+        keep = torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, torch.arange(len(first)))
+        states = {name: x[going][keep] for name, x in states.items()}
+    return None
+
+
+def test_the_expert_is_within_two_decisions_of_the_optimum():
+    batch = TASK.sample(12, "iid")
+    env = BatchedEnv(TASK, len(batch))
+    env.set_tasks(batch)
+    env.reset()
+    optimum = torch.tensor([6 - 0.01 * fewest_decisions(env, row) for row in range(len(batch))])
+    returns = expert_returns(batch)[0]  # from other places in the kitchen, which cost no decision
+    print(f"optimum {optimum.mean():.3f}, expert {returns.mean():.3f}")
+    assert (returns <= optimum + 1e-5).all()
+    assert (returns >= optimum - 0.021).all()
