@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from metarl.returns import masked_mean
 from metarl.tasks.task import EnvSpec
 
 
@@ -62,6 +63,45 @@ class Normalizer(nn.Module):
         self.var.copy_(self.var * (1 - part) + var * part + delta**2 * part * (1 - part))
         self.mean.add_(delta * part)
         self.count.add_(count)
+
+
+class PopArt(nn.Module):
+    """Running mean and variance of G kinds of targets, for networks that learn them normalised (van Hasselt et al. 2016, 1602.07714)."""
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        for name, start in (("mean", torch.zeros(size)), ("square", torch.ones(size)), ("count", torch.tensor(0.0))):
+            self.register_buffer(name, start)
+
+    @property
+    def std(self) -> Tensor:
+        """(G,); never so small that a task without rewards becomes one of noise."""
+        return (self.square - self.mean**2).clamp(min=1e-4).sqrt()
+
+    @torch.no_grad()
+    def update(self, target: Tensor, valid: Tensor, *layers: tuple[Tensor, Tensor]) -> None:
+        """Follow targets (N, T, G) where valid (N, T).
+
+        Args:
+            target: not normalised.
+            valid: bool.
+            layers: weights (..., n G) and biases (..., n G) of networks' last layers, changed so that what they say, not normalised, does not.
+        """
+        self.count += 1
+        rate = (1 / self.count).clamp(min=self.rate)
+        mean, std = self.mean.clone(), self.std
+        valid = valid.unsqueeze(-1)
+        self.mean.lerp_(masked_mean(target, valid, (0, 1)).view(-1), rate)
+        self.square.lerp_(masked_mean(target**2, valid, (0, 1)).view(-1), rate)
+        for weight, bias in layers:
+            scale, shift = (x.repeat(bias.shape[-1] // len(x)) for x in (std / self.std, (mean - self.mean) / self.std))
+            weight.mul_(scale)
+            bias.mul_(scale).add_(shift)
 
 
 # ---- policies ---------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """AMAGO-style: an off-policy actor-critic on whole trials, around one causal transformer (Grigsby et al. 2024, 2310.09971; its code).
 
-A transformer reads the tokens of all that happened, an empty one and then the transitions. Actor, critics and nothing else share it:
+A transformer (metarl/transformer.py) reads the tokens of all that happened, an empty one and then the transitions. Actor and critics share it:
 
     h_t = transformer(x_0 ... x_t)        s_t = (o_t, h_t)        a_t ~ pi(s_t)        Q_e(s_t, a_t), e = 1 ... E
 
@@ -23,28 +23,29 @@ Deviations from the paper and its code, and why:
 - the next action comes from the actor, not from a slow copy of it; a learning rate that falls takes that role.
 - a small bonus on entropy keeps actors from closing before the sparse reward was met (the code has noise alone).
 - noise: each learner in training draws a part of its trial's actions, up to a limit that falls with time, uniformly; the code's bilevel noise.
-- the trial is never cut, and sinusoids tell a token's place, so that a trial longer than those of training can be acted in.
+- a trial is never cut.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 
 from metarl import sac
 from metarl.algorithm import MetaRLAlgorithm
-from metarl.networks import Categorical
+from metarl.networks import Categorical, PopArt
 from metarl.returns import masked_mean
 from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import EnvSpec
+from metarl.transformer import Cache, Transformer
 from metarl.trials import Senses, TrialBuffer, Trials, transition_size, trials, valid_first
 
 WARM_UP = 200  # steps until the learning rate has its full size
@@ -90,7 +91,7 @@ class AMAGOConfig:
     """alpha, in normalised values."""
     target_rate: float = 0.01
     """tau, by which target critics follow in each step."""
-    popart_rate: float = 0.003
+    popart_rate: float = 0.01
     """By which the targets' mean and variance follow in each step."""
     blind: float = 1.0
     """Largest part of the actions that a learner in training draws uniformly, at first."""
@@ -100,94 +101,7 @@ class AMAGOConfig:
     """Longest gradient."""
 
 
-# ---- the transformer --------------------------------------------------------------------------------------------------------
-
-
-class Block(nn.Module):
-    """Attention and a feed-forward layer, each on normalised tokens and added to them."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm, self.norm_between = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.project, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def ask(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (N, heads, T, width / heads) of tokens (N, T, width)."""
-        query, key, value = self.project(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return query, key, value
-
-    def finish(self, x: Tensor, read: Tensor) -> Tensor:
-        """(N, T, width) from tokens and what they read, (N, heads, T, width / heads)."""
-        x = x + self.out(read.transpose(1, 2).flatten(2))
-        after: Tensor = x + self.narrow(self.wide(self.norm_between(x)).relu())
-        return after
-
-
-class Transformer(nn.Module):
-    """Transitions -> what is known before and after each of them."""
-
-    frequency: Tensor
-
-    def __init__(self, input_size: int, width: int, heads: int, blocks: int) -> None:
-        super().__init__()
-        self.embed, self.norm = nn.Linear(input_size, width), nn.LayerNorm(width)
-        self.blocks: Sequence[Block] = nn.ModuleList(Block(width, heads) for _ in range(blocks))  # type: ignore[assignment]  # it is one
-        self.register_buffer("frequency", torch.logspace(0, -3, width // 2), persistent=False)
-
-    def tokens(self, transition: Tensor, place: Tensor) -> Tensor:
-        """(..., width) from transitions (..., I) and the places (...) of their tokens in the trial."""
-        angle = place.unsqueeze(-1) * self.frequency
-        token: Tensor = self.embed(transition) + torch.cat([angle.sin(), angle.cos()], -1)
-        return token
-
-    def forward(self, transition: Tensor) -> Tensor:
-        """(N, T + 1, width) before and after each of the transitions (N, T, I)."""
-        transition = pad(transition, (0, 0, 1, 0))
-        x = self.tokens(transition, torch.arange(transition.shape[1], device=transition.device))
-        for block in self.blocks:
-            query, key, value = block.ask(x)
-            x = block.finish(x, scaled_dot_product_attention(query, key, value, is_causal=True))
-        known: Tensor = self.norm(x)
-        return known
-
-
 # ---- actor and critics ------------------------------------------------------------------------------------------------------
-
-
-class PopArt(nn.Module):
-    """Running mean and variance of the targets for each of G discounts."""
-
-    mean: Tensor
-    square: Tensor
-    count: Tensor
-
-    def __init__(self, size: int, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        for name, start in (("mean", torch.zeros(size)), ("square", torch.ones(size)), ("count", torch.tensor(0.0))):
-            self.register_buffer(name, start)
-
-    @property
-    def std(self) -> Tensor:
-        """(G,); never so small that a task without rewards becomes one of noise."""
-        return (self.square - self.mean**2).clamp(min=1e-4).sqrt()
-
-    @torch.no_grad()
-    def update(self, target: Tensor, valid: Tensor, *critics: sac.StackedMLP) -> None:
-        """Follow targets (N, T, G) where valid (N, T); the critics' outputs, G to an action, mean what they meant."""
-        self.count += 1
-        rate = (1 / self.count).clamp(min=self.rate)
-        mean, std = self.mean.clone(), self.std
-        valid = valid.unsqueeze(-1)
-        self.mean.lerp_(masked_mean(target, valid, (0, 1)).view(-1), rate)
-        self.square.lerp_(masked_mean(target**2, valid, (0, 1)).view(-1), rate)
-        for critic in critics:
-            weight, bias = critic.weights[-1], critic.biases[-1]
-            scale, shift = (x.repeat(bias.shape[-1] // len(x)) for x in (std / self.std, (mean - self.mean) / self.std))
-            weight.mul_(scale)
-            bias.mul_(scale).add_(shift)
 
 
 class Judged(NamedTuple):
@@ -314,31 +228,23 @@ def log_prob(policy: sac.SquashedGaussian, action: Tensor) -> Tensor:
 
 
 class TransformerAdapter:
-    """What M x R learners have seen: keys and values of their tokens, (blocks, M R, heads, S, d), and how many tokens there are, (M R,)."""
+    """What M x R learners have seen: the cache of the transformer."""
 
     def __init__(self, algorithm: AMAGO, num_tasks: int, num_robots: int, training: bool) -> None:
         self.algorithm, self.network, self.shape, self.training = algorithm, algorithm.network, (num_tasks, num_robots), training
         self.reset()
 
-    @torch.no_grad()
     def reset(self) -> None:
         """Back to the empty token."""
-        algorithm, cfg, robots = self.algorithm, self.algorithm.config, self.shape[0] * self.shape[1]
-        room, device = algorithm.spec.horizon * algorithm.spec.episodes_per_trial + 1, algorithm.device
-        self.keys, self.values = (torch.zeros(cfg.blocks, robots, cfg.heads, room, cfg.width // cfg.heads, device=device) for _ in range(2))
-        self.tokens = torch.zeros(robots, dtype=torch.long, device=device)
-        self.rows, self.longest = torch.arange(robots, device=device), 0
+        algorithm = self.algorithm
+        self.cache = Cache(self.network.memory, self.shape[0] * self.shape[1], algorithm.spec.horizon * algorithm.spec.episodes_per_trial + 1)
         self.blind = algorithm.blind * torch.rand(*self.shape, 1, generator=algorithm.generator) if self.training else torch.zeros(*self.shape, 1)
-        self.found = torch.zeros(robots, cfg.width, device=device)
-        nothing = torch.zeros(robots, self.network.memory.embed.in_features, device=device)
-        self.remember(nothing, torch.ones(robots, dtype=torch.bool, device=device))
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
-        """Actions (M, R, A) for observations (M, R, O): drawn in training, and else the actor's mean or likeliest one."""
-        network, generator = self.network, self.algorithm.generator
-        state = torch.cat([network.normalizer(obs.to(self.found.device)), self.known()], -1)
-        action = network.act(state, explore, generator).to(obs.device)
+        """Actions (M, R, A) for observations (M, R, O): drawn from the actor, in training some of them uniformly, or its mean or likeliest ones."""
+        network, generator, known = self.network, self.algorithm.generator, self.cache.known.unflatten(0, self.shape)
+        action = network.act(torch.cat([network.normalizer(obs.to(known.device)), known], -1), explore, generator).to(obs.device)
         if explore and self.training:
             blindly = torch.rand(self.blind.shape, generator=generator) < self.blind
             action = torch.where(blindly.to(obs.device), network.any_action(action.shape, generator).to(obs.device), action)
@@ -347,30 +253,11 @@ class TransformerAdapter:
     @torch.no_grad()
     def observe(self, step: Step) -> None:
         """One more token for the robots whose step is valid."""
-        step = step.to(self.found.device)
-        self.remember(self.network.experience(step).flatten(0, 1), step.valid.flatten())
+        step = step.to(self.cache.known.device)
+        self.cache.add(self.network.experience(step).flatten(0, 1), step.valid.flatten())
 
     def adapt(self) -> None:
         """Nothing: the memory has adapted already."""
-
-    def known(self) -> Tensor:
-        """(M, R, width) at the last token."""
-        return self.found.unflatten(0, self.shape)
-
-    def remember(self, transition: Tensor, valid: Tensor) -> None:
-        """Take in transitions (M R, I) where valid (M R,); what others are given takes a place that their next token will overwrite."""
-        if self.longest == self.keys.shape[3]:  # a trial longer than those of training
-            self.keys, self.values = (pad(x, (0, 0, 0, self.longest)) for x in (self.keys, self.values))
-        self.longest += 1
-        memory = self.network.memory
-        seen = (torch.arange(self.longest, device=valid.device) <= self.tokens.unsqueeze(-1))[:, None, None]
-        x = memory.tokens(transition, self.tokens).unsqueeze(1)
-        for block, keys, values in zip(memory.blocks, self.keys, self.values, strict=True):
-            query, key, value = block.ask(x)
-            keys[self.rows, :, self.tokens], values[self.rows, :, self.tokens] = key.squeeze(2), value.squeeze(2)
-            x = block.finish(x, scaled_dot_product_attention(query, keys[:, :, : self.longest], values[:, :, : self.longest], seen))
-        self.found = torch.where(valid.unsqueeze(-1), memory.norm(x.squeeze(1)), self.found)
-        self.tokens = self.tokens + valid
 
 
 # ---- learning ---------------------------------------------------------------------------------------------------------------
@@ -436,7 +323,7 @@ class AMAGO(MetaRLAlgorithm):
         nn.utils.clip_grad_norm_(self.trained, cfg.max_gradient_norm)
         self.optimizer.step()
         sac.polyak(net.targets.parameters(), net.critics.parameters(), cfg.target_rate)
-        net.popart.update(target, said.valid, net.critics, net.targets)
+        net.popart.update(target, said.valid, *((stack.weights[-1], stack.biases[-1]) for stack in (net.critics, net.targets)))
         return logs
 
     def judge(self, said: Trials) -> Judged:

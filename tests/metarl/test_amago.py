@@ -6,7 +6,8 @@ from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 from metarl import sac, tasks
-from metarl.algos.amago import AMAGO, AMAGOConfig, Judged, PopArt, log_prob
+from metarl.algos.amago import AMAGO, AMAGOConfig, Judged, log_prob
+from metarl.networks import PopArt
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv, Step
 from metarl.tasks.point_navigation import PointNavigation
@@ -53,7 +54,7 @@ def test_cached_inference_equals_the_whole_trial_at_once_also_with_early_ends(mo
     cached, act = [], adapter.act
 
     def remember(obs, explore=True):
-        cached.append(adapter.known().flatten(0, 1))
+        cached.append(adapter.cache.known)
         return act(obs, explore)
 
     monkeypatch.setattr(adapter, "act", remember)
@@ -89,7 +90,7 @@ def test_trials_may_be_longer_than_those_of_training():
     for step in steps:
         adapter.observe(step)
     transition = torch.stack([algorithm.network.experience(s)[0, 0] for s in steps])
-    torch.testing.assert_close(adapter.known()[0, 0], algorithm.network.memory(transition.unsqueeze(0))[0, -1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(adapter.cache.known[0], algorithm.network.memory(transition.unsqueeze(0))[0, -1], rtol=1e-4, atol=1e-5)
 
 
 # ---- the targets ------------------------------------------------------------------------------------------------------------
@@ -125,11 +126,11 @@ def test_popart_follows_the_targets_and_changes_no_value():
 
     before = values()
     target = torch.tensor([[[2.0, 10.0], [4.0, 30.0], [500.0, 500.0]]])
-    popart.update(target, torch.tensor([[True, True, False]]), stack)
+    popart.update(target, torch.tensor([[True, True, False]]), (stack.weights[-1], stack.biases[-1]))
     torch.testing.assert_close(popart.mean, torch.tensor([3.0, 20.0]))
     torch.testing.assert_close(popart.std, torch.tensor([1.0, 10.0]))
     torch.testing.assert_close(values(), before, rtol=1e-4, atol=1e-5)
-    popart.update(target + 100, torch.tensor([[True, True, False]]), stack)  # the second half of a mean of two
+    popart.update(target + 100, torch.tensor([[True, True, False]]), (stack.weights[-1], stack.biases[-1]))  # the second half of a mean of two
     torch.testing.assert_close(popart.mean, torch.tensor([53.0, 70.0]))
     torch.testing.assert_close(values(), before, rtol=1e-3, atol=1e-3)
 
