@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent  # colcon runs a link to this file
-NODES = ("sim_node", "task_node", "adapter_node", "safety_node", "recorder_node", "replay_node")
+NODES = ("sim_node", "task_node", "adapter_node", "safety_node", "supervisor_node", "recorder_node", "replay_node")
 
 setup(
     name="metarl",

@@ -1,55 +1,190 @@
-"""adapter: the Adapter of one meta-parameters file on a robot. It is never told the task, and knows no simulator.
+"""adapter: the Adapter of one meta-parameters file on a robot. It is never told the task, and knows no simulator. A lifecycle node:
 
-It adapts in its executor's thread by decision: the robot is at rest between episodes, and nothing that comes meanwhile may overtake it.
+- configure loads the file, looks whether it fits the robot, and decides once on made-up readings; what does not fit is said by name.
+- activate wants a fresh state of the robot; the first set-points lie near its measured pose. Only an active adapter commands.
+- deactivate asks the safety node for a stop as the last thing, and then is silent. An error does the same.
+
+It adapts in its executor's thread by decision: the command is published first, the robot is at rest between episodes, and nothing that comes meanwhile
+may overtake it. What it may learn, and when it is rolled back, is the business of `adaptation.py`.
 Subscribes `events` (from the task node), the robot's own state, `seen/...`, `executed` (what the safety node let through).
-Publishes `~/command` (JointTrajectory or TwistStamped, stamped like the event that it answers), `~/action`, `~/used` (what it decided on), `~/status`.
-Parameters: meta_parameters (a file, or zoo:TASK/ALGORITHM), robot (the file must be for it), and those of `wired`.
+Publishes `~/command` (JointTrajectory or TwistStamped, stamped like the event that it answers), `~/action`, `~/used` (what it decided on), `~/adaptation`
+(how it is doing), `~/status`, `~/heartbeat`. Services: `~/enable_adaptation` (SetBool), `~/reset_adaptation`, `~/save_adapted` (Trigger).
+Parameters: meta_parameters (a file, or zoo:TASK/ALGORITHM), robot (the file must be for it), and those of `wired`; adapted_folder;
+and, at any time, SETTINGS below.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode, LifecycleState, ManagedEntity, TransitionCallbackReturn
 from std_msgs.msg import Float64MultiArray
+from std_srvs.srv import SetBool, Trigger
 
+from metarl import meta_parameters
 from metarl.ros_nodes import messages, runtime
-from metarl.ros_nodes.control_loop import Decision, load
+from metarl.ros_nodes.adaptation import Bounds, Mode, SafeAdapter
+from metarl.ros_nodes.control_loop import ControlLoop, Decision, load
 from metarl.ros_nodes.events import Event, EventOrder
 from metarl.ros_nodes.inbox import Inbox
+from metarl.ros_nodes.limits import Command
 from metarl.ros_nodes.rejection import Rejected, RejectedAction
-from metarl.ros_nodes.wires import wired
+from metarl.ros_nodes.runtime import Setting
+from metarl.ros_nodes.wires import ArmWire, wired
 
-PERIOD = 0.25  # s between two looks at who is listening
+PERIOD = 0.05  # s between two looks at who is listening, and at the age of the robot's state
+SETTINGS = (
+    Setting("mode", str(Bounds.mode), choices=tuple(Mode)),
+    Setting("trust_radius", Bounds.trust_radius, 1e-6, 1e6),
+    Setting("collapse", Bounds.collapse, 0.0, 1.0),
+    Setting("interventions", Bounds.interventions, 0.0, 1.0),
+    Setting("budget", Bounds.budget, 1e-4, 3600.0),
+    Setting("state_timeout", 0.5, 0.01, 60.0),
+    Setting("max_step", 0.05, 1e-4, 0.25),
+)
+FIXED = ("robot", "joint_names", "command_topic", "state_topic")
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-class AdapterNode:
+class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no types
     """Waits, for each event, until readings as new as it are here; then observes and acts."""
 
     finished = False
+    inbox: Inbox
+    safe: SafeAdapter
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: LifecycleNode) -> None:
         self.node = node
         torch.set_num_threads(1)
         self.wire = wired(node, runtime.parameter(node, "robot", "arm7"))
-        self.file = runtime.parameter(node, "meta_parameters", "")
-        self.loop = load(self.file, self.wire.robot)
-        self.task = self.loop.task
+        node.declare_parameter("meta_parameters", "")
+        node.declare_parameter("adapted_folder", "adapted")
         self.status = runtime.Status(node)
+        self.bounds, self.state_timeout, self.max_step = Bounds(), 0.5, 0.05
+        runtime.settings(node, SETTINGS, self._take_setting, self._fixed)
+        self._loop: ControlLoop | None = None
+        self._active, self._asked = False, 0
+        self._command = node.create_publisher(self.wire.command_kind, "~/command", runtime.COMMAND)
+        self._action = node.create_publisher(Float64MultiArray, "~/action", runtime.ANSWERS)
+        self._used = node.create_publisher(Float64MultiArray, "~/used", runtime.HISTORY)
+        self._adaptation = node.create_publisher(Float64MultiArray, "~/adaptation", runtime.ANSWERS)
+        node.create_service(SetBool, "~/enable_adaptation", self._on_enable)
+        node.create_service(Trigger, "~/reset_adaptation", self._on_reset)
+        node.create_service(Trigger, "~/save_adapted", self._on_save)
+        node.add_managed_entity(self)
+        runtime.steady_timer(node, PERIOD, self._on_timer)
+        self._say("unconfigured", "to be configured")
+
+    def close(self) -> None:
+        """The process ends."""
+        if self._active:
+            self._stop()
+
+    # ---- life cycle -------------------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the file and see whether it fits."""
+        try:
+            with self.status.busy("loading"):
+                self._configure()
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
+            self._forget()
+            self.status.counts["not_configured"] += 1
+            self._say("unconfigured", f"{type(error).__name__}: {error}", trouble=True)
+            return FAILURE
+        self._say("inactive", f"configured with {self.file}")
+        return SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to command, if the robot is there."""
+        age = self.inbox.age()
+        if age > self.state_timeout:
+            self.status.counts["stale_state"] += 1
+            found = "no state of the robot has arrived yet" if age == float("inf") else f"the robot's state is {age:.3f} s old"
+            self._say("inactive", f"not activated: {found}, allowed are {self.state_timeout:.3f} s", trouble=True)
+            return FAILURE
+        self.loop.resume()
+        self._active, self._oldest = True, 0.0
+        self._say("active", f"adapting with {self.file}")
+        self._advance()
+        return SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop, then be silent."""
+        self._stop()
+        self._say("inactive", "deactivated")
+        return SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the file and all that was learned."""
+        self._forget()
+        self._say("unconfigured", "cleaned up")
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop, then end the process."""
+        if self._active:
+            self._stop()
+        self._say("finalized", "shut down")
+        self.finished = True
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop; nothing works until it is configured anew."""
+        if self._active:
+            self._stop()
+        self._forget()
+        self._say("unconfigured", "an error has ended what was configured", trouble=True)
+        return SUCCESS
+
+    def _configure(self) -> None:
+        self.file = self.node.get_parameter("meta_parameters").value
+        if not self.file:
+            raise ValueError("the parameter 'meta_parameters' must be given: --ros-args -p meta_parameters:=...")
+        self._loop = load(self.file, self.wire.robot)
+        self.loop.dry_run()
+        assert isinstance(self.loop.adapter, SafeAdapter)
+        self.safe = self.loop.adapter
+        self.safe.bounds, self.loop.max_step = self.bounds, self.max_step
         self.order = EventOrder()
         self._events: list[Event] = []  # accepted, not yet dealt with
         self._asked = 0  # ns, stamp of the command that was published last
         self._executed: tuple[int, torch.Tensor] = (0, torch.empty(0))  # stamp and last pose of what safety let through
-        self._command = node.create_publisher(self.wire.command_kind, "~/command", runtime.COMMAND)
-        self._action = node.create_publisher(Float64MultiArray, "~/action", runtime.ANSWERS)
-        self._used = node.create_publisher(Float64MultiArray, "~/used", runtime.HISTORY)
-        self.inbox = Inbox(node, self.wire, self.task, self.loop.needs, "seen", self.status, self._advance)
-        node.create_subscription(self.wire.command_kind, "executed", self._on_executed, runtime.ANSWERS)
-        node.create_subscription(Float64MultiArray, "events", self._on_event, runtime.HISTORY)
-        runtime.steady_timer(node, PERIOD, self._on_timer)
+        self._oldest = 0.0  # s, the greatest age of the robot's state since the last decision
+        before = list(self.node.subscriptions)
+        self.inbox = Inbox(self.node, self.wire, self.loop.task, self.loop.needs, "seen", self.status, self._advance)
+        self.node.create_subscription(self.wire.command_kind, "executed", self._on_executed, runtime.ANSWERS)
+        self.node.create_subscription(Float64MultiArray, "events", self._on_event, runtime.HISTORY)
+        self._subscriptions = [s for s in self.node.subscriptions if s not in before]
+
+    def _forget(self) -> None:
+        if self._loop is not None:
+            for subscription in getattr(self, "_subscriptions", []):
+                self.node.destroy_subscription(subscription)
+        self._loop, self._subscriptions = None, []
+
+    def _stop(self) -> None:
+        """The last thing that is said: a trajectory without points asks for a stop. A vehicle is stopped by silence."""
+        self._active = False
+        if isinstance(self.wire, ArmWire):
+            nothing = np.empty((0, self.wire.robot.num_joints))
+            self._command.publish(self.wire.message(Command(self._asked, np.empty(0), nothing, nothing)))
+
+    @property
+    def loop(self) -> ControlLoop:
+        """What was configured."""
+        assert self._loop is not None, "configure comes first"
+        return self._loop
+
+    # ---- what comes in ----------------------------------------------------------------------------------------------------
 
     def _on_timer(self) -> None:
+        if self._loop is None or not self._active:
+            return
+        self._oldest = max(self._oldest, self.inbox.age())
         if not self.status.ready:
             listened = self._command.get_subscription_count() > 0
             self.status.publish(f"adapting with {self.file}" if listened else "waiting for the safety node", ready=listened)
@@ -76,9 +211,11 @@ class AdapterNode:
         self._executed = command.stamp, last
         self._advance()
 
+    # ---- what is done -----------------------------------------------------------------------------------------------------
+
     def _advance(self) -> None:
         """Deal with the oldest event, once all that belongs to it is here."""
-        if not self._events:
+        if not self._active or not self._events:
             return
         event = self._events[0]
         if self.inbox.missing(event.stamp) or not (event.begins or self._executed[0] == self._asked):
@@ -87,33 +224,100 @@ class AdapterNode:
         try:
             self._answer(event)
         except RejectedAction as error:
-            raise RuntimeError(f"{self.file} decided what no robot may do: {error}") from error
+            self.node.trigger_deactivate()
+            self.status.refused("bad_action", f"{self.file} decided what no robot may do, so it was deactivated: {error}")
         except Rejected as rejected:
             self.status.refused(rejected.reason, f"event {event.sequence}: {rejected}")
 
     def _answer(self, event: Event) -> None:
         seen = self.inbox.readings()
         executed = torch.empty(0) if event.begins else self._executed[1]
+        excluded, self._oldest = "stale_state" if self._oldest > self.state_timeout else "", 0.0
         self._used.publish(messages.used_message(event, self.loop.needs, seen, executed))
+        self.safe.note(event.epoch, event.sequence)
         if event.begins:
             self._publish(event, self.loop.begin_episode(seen))
             return
-        decision = self.loop.take_result(event.reward, event.terminated, event.truncated, seen, executed)
+        decision = self.loop.take_result(event.reward, event.terminated, event.truncated, seen, executed, excluded)
         if decision is not None:
             self._publish(event, decision)
         else:
-            self.loop.end_episode()
+            with self.status.busy("adapting"):
+                self.loop.end_episode()
+        self.safe.prepare()
+        self._tell_adaptation(event)
 
     def _publish(self, event: Event, decision: Decision) -> None:
         self._asked = event.stamp
         self._command.publish(self.wire.message(self.wire.planned(decision.command, event.stamp)))
-        labels = ("epoch", "sequence", *self.task.action_names)
+        labels = ("epoch", "sequence", *self.loop.task.action_names)
         self._action.publish(messages.numbers(labels, [event.epoch, event.sequence, *decision.action.tolist()]))
+
+    def _tell_adaptation(self, event: Event) -> None:
+        numbers = self.safe.numbers()
+        self._adaptation.publish(messages.numbers(("epoch", "sequence", *numbers), [event.epoch, event.sequence, *numbers.values()]))
+        told = {f"adaptation_{name}": str(count) for name, count in self.safe.counts.items() if count and name != "accepted"}
+        self.status.tell(excluded=self.loop.excluded, adaptation_off=self.safe.off, **told)
+
+    def _say(self, mode: str, text: str, trouble: bool = False) -> None:
+        self.status.mode = mode
+        self.status.publish(text, ready=self.status.ready and self._active, trouble=trouble)
+        self.status.tell(lifecycle=mode)
+
+    # ---- what is asked for ------------------------------------------------------------------------------------------------
+
+    def _take_setting(self, name: str, value: Any) -> None:
+        if hasattr(self.bounds, name):
+            setattr(self.bounds, name, Mode(value) if name == "mode" else value)
+        else:
+            setattr(self, name, value)
+        if name == "max_step" and getattr(self, "_loop", None) is not None:
+            self.loop.max_step = value
+
+    def _fixed(self, name: str) -> str:
+        """Why a parameter cannot change now, or ""."""
+        if name in FIXED:
+            return f"{name} is fixed once the node runs"
+        return f"{name} can change only before the node is configured" if name == "meta_parameters" and self._loop is not None else ""
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if self._loop is None:
+            response.message = "not configured"
+            return response
+        self.safe.enable(request.data)
+        response.success, response.message = True, f"mode {self.bounds.mode}" + (", from the next episode on" if request.data else "")
+        self.status.publish(response.message)
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._loop is None:
+            response.message = "not configured"
+            return response
+        self.safe.roll_back("by_hand")
+        response.success, response.message = True, "back to the meta-parameters"
+        self.status.publish(response.message)
+        return response
+
+    def _on_save(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._loop is None:
+            response.message = "not configured"
+            return response
+        epoch, sequence = self.safe.version
+        folder = Path(self.node.get_parameter("adapted_folder").value)
+        path = folder / f"{self.loop.task.name}_{max(epoch, 0)}_{max(sequence, 0)}.safetensors"
+        try:
+            about = {"meta_parameters": str(self.file), "task": self.loop.task.name, "robot": self.wire.robot.name, "epoch": epoch, "sequence": sequence}
+            meta_parameters.save_state(path, {**about, "adapted": self.safe.state()})
+        except OSError as error:
+            response.message = str(error)
+            return response
+        response.success, response.message = True, str(path.absolute())
+        return response
 
 
 def main() -> None:
     """Run the node."""
-    runtime.run("adapter", AdapterNode)
+    runtime.run("adapter", AdapterNode, LifecycleNode)
 
 
 if __name__ == "__main__":

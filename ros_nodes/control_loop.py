@@ -18,11 +18,15 @@ from torch.nn.functional import one_hot
 
 from metarl import meta_parameters, tasks
 from metarl.algorithm import Adapter
-from metarl.robots.spec import Controls, JointTrajectory, RobotSpec, VehicleSpec
+from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec, VehicleSpec
 from metarl.ros_nodes import readings
+from metarl.ros_nodes.adaptation import SafeAdapter, duplicate
 from metarl.ros_nodes.rejection import Rejected, RejectedAction
 from metarl.tasks.batched_env import Step
 from metarl.tasks.task import Readings, Task
+
+SAME = 1e-3  # what was executed is what was decided, if no number differs by more than this (and this part of it)
+RAMP = 6  # decisions after an activation that are kept near the measured pose
 
 
 class Decision(NamedTuple):
@@ -44,12 +48,19 @@ class ControlLoop:
         task: whose `observation` and `command` are used; its reward and its parameters are not.
         adapter: for one task and one robot.
         explore: whether actions are drawn or are the mean.
+
+    Attributes:
+        needs: names of the readings that must arrive before it can act.
+        max_step: rad, how far from the measured pose the first set-point after an activation may lie; each later one as much farther.
+        excluded: why the last decision was not learned from, or "".
     """
 
     def __init__(self, task: Task, adapter: Adapter, explore: bool) -> None:
         self.task, self.adapter, self.explore = task, adapter, explore
         self.needs = readings.needed_to_act(task)
+        self.max_step, self.excluded = 0.05, ""
         self._deciding = False
+        self._ramp = RAMP
 
     def begin_trial(self) -> None:
         """A new task: forget what was understood of the last one."""
@@ -75,8 +86,16 @@ class ControlLoop:
         sensed, self._obs = self._observe(ready)
         return self._act(sensed)
 
-    def take_result(self, reward: float, terminated: bool, truncated: bool, seen: Readings, executed: Tensor | None = None) -> Decision | None:
+    def resume(self) -> None:
+        """The robot may be elsewhere than it was commanded to: begin from where it is measured, step by step."""
+        self._ramp = 0
+
+    def take_result(
+        self, reward: float, terminated: bool, truncated: bool, seen: Readings, executed: Tensor | None = None, excluded: str = ""
+    ) -> Decision | None:
         """Tell the adapter what became of its decision, and act again unless the episode has ended.
+
+        What was executed differently than it was decided, and what was paid outside of the task's range of rewards, is not learned from.
 
         Args:
             reward: of the decision.
@@ -84,6 +103,7 @@ class ControlLoop:
             truncated: the episode ended because its time was up.
             seen: readings after the decision, name -> (n,).
             executed: (J,) pose, or (U,) of a vehicle's motors, that was commanded in the end, where it may differ from the decided one.
+            excluded: why it is not to be learned from for another reason.
 
         Raises:
             Rejected: no decision is open, or something given cannot be used; nothing was changed by it.
@@ -95,11 +115,14 @@ class ControlLoop:
             raise Rejected("not_finite", f"the reward is {reward}")
         ready = readings.complete(self.task, self.needs, seen)
         before_obs, given = self._obs, self._action
+        self.excluded = excluded or self._misled(reward, executed)
         if executed is not None:
             self._commanded = executed.unsqueeze(0)
+        if self._ramp == 0 and isinstance(self.task.robot, ArmSpec):
+            self._commanded = ready["qpos"]
         self._last_action = self._possible(given)
         sensed, self._obs = self._observe(ready)
-        self.adapter.observe(_step(before_obs, given, reward, self._obs, terminated, truncated))
+        self.adapter.observe(_step(before_obs, given, reward, self._obs, terminated, truncated, not self.excluded))
         if terminated or truncated:
             self._deciding = False
             return None
@@ -108,6 +131,30 @@ class ControlLoop:
     def end_episode(self) -> None:
         """Let the adapter learn from the episode that has ended."""
         self.adapter.adapt()
+
+    def dry_run(self) -> None:
+        """Decide once on made-up readings, and change nothing.
+
+        Raises:
+            RejectedAction: what was decided cannot be used.
+        """
+        robot = self.task.robot
+        made_up = {name: torch.zeros(readings.size(self.task, name)) for name in self.needs if name not in readings.FROM_JOINTS}
+        if isinstance(robot, ArmSpec):
+            made_up["qpos"] = torch.tensor(robot.home_qpos)
+        trial = ControlLoop(self.task, duplicate(self.adapter), False)
+        try:
+            trial.begin_episode(made_up)
+        except RejectedAction:
+            if bool(trial._obs.isfinite().all()):  # readings that cannot be are no fault of the file
+                raise
+
+    def _misled(self, reward: float, executed: Tensor | None) -> str:
+        """Why what came of the decision says nothing about it, or ""."""
+        if executed is not None and not torch.allclose(executed, self._commanded[0], rtol=SAME, atol=SAME):
+            return "intervention"
+        low, high = self.task.reward_range
+        return "" if low - SAME * (high - low) <= reward <= high + SAME * (high - low) else "reward_range"
 
     def _observe(self, ready: Readings) -> tuple[Readings, Tensor]:
         """What is sensed together with what is kept here, and the observation (1, O) of it."""
@@ -129,19 +176,30 @@ class ControlLoop:
             self._commanded = command.ctrl
             return Decision(self._action[0], Controls(command.ctrl[0]))
         assert isinstance(command, JointTrajectory), "a control loop has a robot"
+        command = self._near(command, sensed)
         self._commanded = command.qpos[:, -1]
         return Decision(self._action[0], JointTrajectory(command.qpos[0], command.qvel[0], command.dt))
+
+    def _near(self, command: JointTrajectory, sensed: Readings) -> JointTrajectory:
+        """The command; where it is one of the first set-points after an activation, not far from the measured pose."""
+        if self._ramp >= RAMP:
+            return command
+        self._ramp += 1
+        if command.qpos.shape[1] > 1:  # a trajectory begins at the measured pose by itself
+            return command
+        measured, room = sensed["qpos"].unsqueeze(1), self.max_step * self._ramp
+        return command._replace(qpos=command.qpos.clamp(measured - room, measured + room))
 
     def _possible(self, action: Tensor) -> Tensor:
         """The action (1, A) as the environment takes it."""
         return one_hot(action.argmax(-1), self.task.spec.action_size).float() if self.task.discrete else action.clamp(-1.0, 1.0)
 
 
-def _step(obs: Tensor, action: Tensor, reward: float, next_obs: Tensor, terminated: bool, truncated: bool) -> Step:
+def _step(obs: Tensor, action: Tensor, reward: float, next_obs: Tensor, terminated: bool, truncated: bool, valid: bool) -> Step:
     """The Step of one task and one robot."""
     flag = torch.ones(1, 1, dtype=torch.bool)
     given = (obs.unsqueeze(0), action.unsqueeze(0), torch.tensor([[reward]]), next_obs.unsqueeze(0))
-    return Step(*given, flag & terminated, flag & truncated, flag)
+    return Step(*given, flag & terminated, flag & truncated, flag & valid)
 
 
 def load(path: str, robot: RobotSpec) -> ControlLoop:
@@ -158,4 +216,5 @@ def load(path: str, robot: RobotSpec) -> ControlLoop:
         raise ValueError(f"{path} is for the robot {spec.robot or 'none'!r}, this one is {robot.name!r}")
     if spec.joint_names != robot.joint_names:
         raise ValueError(f"{path} is for the joints {', '.join(spec.joint_names)}; {robot.name} has {', '.join(robot.joint_names)}")
-    return ControlLoop(tasks.make(spec.task), algorithm.adapter(1), algorithm.noise_to_adapt)
+    task = tasks.make(spec.task)
+    return ControlLoop(task, SafeAdapter(algorithm.adapter(1), task.reward_range), algorithm.noise_to_adapt)

@@ -21,7 +21,7 @@ from metarl.robots.spec import unknown_name
 from metarl.ros_nodes import PARENT_VARIABLE
 from metarl.tasks import SPLITS, simulators
 
-Value = str | int | float | bool
+Value = str | int | float | bool | tuple[str, ...]
 READY = ": ready"  # how a node's log says so
 PATIENCE = (10.0, 2.0)  # s that a node has to end after SIGINT, and then after SIGTERM
 _DOMAINS = range(1, 102)  # 0 is everybody's default; above 101 ports of Linux' own choice begin
@@ -124,13 +124,13 @@ CHOICES = {
 }
 # s: a simulated robot shares this machine's processor with everything else, and in lockstep its time stands still between commands; resets move it at once
 _TIMEOUTS: dict[str, dict[str, Value]] = {
-    "lockstep": {"state_timeout": 10.0, "command_timeout": 10.0, "may_jump": True},
+    "lockstep": {"state_timeout": 10.0, "command_timeout": 60.0, "may_jump": True},
     "realtime": {"state_timeout": 0.25, "command_timeout": 0.1, "may_jump": True},
 }
 
 
 def graph(choice: Choice, observers: int = 0) -> tuple[NodeSpec, ...]:
-    """Robot (simulated, or none of ours), safety, adapter and task, and a recorder where it is wanted.
+    """Robot (simulated, or none of ours), safety, adapter, task and supervisor, and a recorder where it is wanted.
 
     Args:
         choice: what is run.
@@ -147,11 +147,11 @@ def graph(choice: Choice, observers: int = 0) -> tuple[NodeSpec, ...]:
     simulated = choice.robot == "sim"
     robot = tasks.make(choice.task).robot_name
     world: dict[str, Value] = {name: getattr(choice, name) for name in ("task", "simulator", "split", "index", "seed", "pace")}
-    trial: dict[str, Value] = {"task": choice.task, "episodes": choice.episodes, "observers": observers + choice.record}
+    trial: dict[str, Value] = {"task": choice.task, "episodes": choice.episodes, "observers": observers + choice.record, "patience": 120.0}
     heard = {"action": "adapter/action", "executed": "safety/executed", "begin_episode": "sim/begin_episode" if simulated else "operator/begin_episode"}
     statuses = {f"{name}_status": f"{name}/status" for name in ("adapter", "safety")}
     timeouts = _TIMEOUTS[choice.pace] if simulated else {}
-    policy: dict[str, Value] = {"meta_parameters": choice.policy, "robot": robot, "mode": choice.mode}
+    policy: dict[str, Value] = {"meta_parameters": choice.policy, "robot": robot, "mode": choice.mode, **({"state_timeout": 10.0} if simulated else {})}
     nodes = [
         NodeSpec("safety", "safety_node", {"robot": robot, **timeouts}, {"command": "adapter/command"}),
         NodeSpec("adapter", "adapter_node", policy, {"events": "task/events", "executed": "safety/executed"}),
@@ -159,6 +159,9 @@ def graph(choice: Choice, observers: int = 0) -> tuple[NodeSpec, ...]:
     ]
     if simulated:
         nodes.insert(0, NodeSpec("sim", "sim_node", world))
+    # a machine that is full of other work keeps nodes silent for longer than a robot's computer may; on hardware somebody must ask for the start
+    watched: dict[str, Value] = {"timeout": 10.0, "patience": 150.0} if simulated else {"nodes": ("safety", "adapter"), "autostart": False}
+    nodes.append(NodeSpec("supervisor", "supervisor_node", watched))
     if choice.record:
         nodes.append(NodeSpec("recorder", "recorder_node", {"bag": choice.bag, "about": json.dumps(asdict(choice)), "start": True}))
     if choice.config:

@@ -31,6 +31,7 @@ class Inbox:
     def __init__(self, node: Node, wire: Wire, task: Task, needs: tuple[str, ...], source: str, status: runtime.Status, on_news: Callable[[], None]) -> None:
         self._status, self._on_news = status, on_news
         self._latest: dict[str, tuple[int, Readings]] = {}  # topic -> stamp and readings
+        self._arrival: dict[str, float] = {}  # topic -> s on the steady clock, when that stamp first came in
         found = channels(wire, task, needs, source)
         self._topics = [channel.topic for channel in found]
         for channel in found:
@@ -46,12 +47,18 @@ class Inbox:
         if topic in self._latest and stamp < self._latest[topic][0]:
             self._status.refused("out_of_order", f"{topic}: a message older than the last one")
             return
+        if topic not in self._latest or stamp > self._latest[topic][0]:
+            self._arrival[topic] = runtime.steady_now()
         self._latest[topic] = stamp, found
         self._on_news()
 
     def missing(self, since: int) -> list[str]:
         """Topics that have brought nothing stamped `since` (ns) or later."""
         return [topic for topic in self._topics if topic not in self._latest or self._latest[topic][0] < since]
+
+    def age(self) -> float:
+        """Seconds on the steady clock since the robot's own state was last heard; infinite before that."""
+        return runtime.steady_now() - self._arrival.get(self._topics[0], float("-inf"))
 
     @property
     def stamp(self) -> int:

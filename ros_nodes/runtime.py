@@ -27,6 +27,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Header
 
 from metarl.ros_nodes import PARENT_VARIABLE
+from metarl.ros_nodes.supervision import BUSY
 
 COMMAND = QoSProfile(depth=10)  # reliable and volatile: a command is never repeated to somebody who comes later
 STREAM = QoSProfile(depth=1)  # published reliably, so that it fits every subscriber
@@ -35,7 +36,6 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ANSWERS = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HISTORY = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # whoever comes later gets all of it, in order
 HEARTBEAT_PERIOD = 0.25  # s
-BUSY = "busy: "  # begins the heartbeat of a node that will be silent for a while
 
 
 class RunningNode(Protocol):
@@ -176,8 +176,14 @@ class Setting(NamedTuple):
         return ""
 
 
-def settings(node: Node, known: Sequence[Setting], take: Callable[[str, Any], None]) -> None:
+def settings(node: Node, known: Sequence[Setting], take: Callable[[str, Any], None], fixed: Callable[[str], str] = lambda name: "") -> None:
     """Declare parameters, hand over their values, and from then on every new value that is allowed; others are refused by name.
+
+    Args:
+        node: whose parameters.
+        known: them.
+        take: called with name and value.
+        fixed: why a parameter, also another one, cannot change now, or "".
 
     Raises:
         ValueError: a value that was given at the start is not allowed.
@@ -191,7 +197,8 @@ def settings(node: Node, known: Sequence[Setting], take: Callable[[str, Any], No
 
     def on_set(parameters: Sequence[Parameter]) -> SetParametersResult:
         mine = [p for p in parameters if p.name in by_name]
-        wrong = [text for p in mine if (text := by_name[p.name].wrong(p.value))]
+        wrong = [text for p in parameters if (text := fixed(p.name))]
+        wrong += [text for p in mine if (text := by_name[p.name].wrong(p.value))]
         if not wrong:
             for p in mine:
                 take(p.name, p.value)

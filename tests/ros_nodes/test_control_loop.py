@@ -19,7 +19,7 @@ class Learner:
 
     def __init__(self, spec):
         self.weights = torch.randn(spec.obs_size, spec.action_size, generator=torch.Generator().manual_seed(1)) / spec.obs_size
-        self.calls = []
+        self.calls, self.valid = [], []
         self.reset()
 
     def reset(self):
@@ -33,7 +33,7 @@ class Learner:
 
     def observe(self, step):
         self.calls.append("observe")
-        assert bool(step.valid.all())
+        self.valid.append(bool(step.valid.all()))
         self.paid = 0.5 * self.paid + float(step.reward) + float(step.next_obs.sum()) / 100 + float(step.truncated)
 
     def adapt(self):
@@ -79,6 +79,7 @@ def test_strikes_are_exactly_those_of_collect(simulator, explore):
     env.close()
     log = run_trial(task, hidden, simulator, ControlLoop(task, there, explore), seed=3)
     assert there.calls == here.calls == ["act", "observe", "adapt"] * 5
+    assert all(there.valid)
     assert torch.equal(torch.stack([action for action, *_ in log]), rollout.action.view(5, 3))
     assert torch.equal(torch.tensor([reward for _, reward, *_ in log]), rollout.reward.view(5))
     assert rollout.reward.unique().numel() == 5  # five different shots were compared
@@ -167,6 +168,47 @@ def test_what_was_executed_counts_for_the_next_command():
     assert torch.equal(loop.begin_episode(here).command.qpos[0], here["qpos"])
     held = here["qpos"] + 0.1
     assert torch.equal(loop.take_result(0.0, False, False, here, held).command.qpos[0], held)
+    assert learner.valid == [False]  # and what came of it says nothing about what was decided
+    assert loop.excluded == "intervention"
+    loop.take_result(0.0, False, False, here, held)
+    assert learner.valid == [False, True]
+    loop.take_result(1.7, False, False, here, held)  # rewards are between 0 and 1
+    assert loop.excluded == "reward_range"
+    loop.take_result(0.5, False, False, here, held, excluded="stale_state")
+    assert learner.valid == [False, True, False, False]
+
+
+def test_after_an_activation_set_points_begin_at_the_measured_pose():
+    """The robot was moved by hand in between: 0.5 rad from where it was commanded to."""
+    task = tasks.make("arm_reach")
+    learner = Learner(task.spec)
+    learner.act = lambda obs, explore: torch.ones(1, 1, 7)
+    loop = ControlLoop(task, learner, True)
+    loop.max_step = 0.01
+    home = torch.tensor(task.robot.home_qpos)
+    here = {"qpos": home, "qvel": torch.zeros(7), "target_pos": torch.tensor([0.4, 0.1, 0.3])}
+    decision = loop.begin_episode(here)
+    step = decision.command.qpos[0] - home
+    assert step[0].item() == pytest.approx(0.02175)  # half of 2.175 rad/s for 20 ms
+    loop.resume()
+    moved = here | {"qpos": home - 0.1}
+    decision = loop.take_result(0.0, False, False, moved, decision.command.qpos[0])
+    torch.testing.assert_close(decision.command.qpos[0], home - 0.1 + 0.01)
+    decision = loop.take_result(0.0, False, False, moved, decision.command.qpos[0])
+    torch.testing.assert_close(decision.command.qpos[0], home - 0.1 + 0.02)
+
+
+def test_a_dry_run_changes_nothing_and_finds_what_no_robot_may_do(small_algorithm):
+    algorithm = small_algorithm("rl2", "arm_slide")
+    loop = ControlLoop(SLIDE, algorithm.adapter(1), True)
+    before = algorithm.generator.get_state()
+    loop.dry_run()
+    assert torch.equal(algorithm.generator.get_state(), before)
+    with pytest.raises(Rejected, match="no_decision"):
+        loop.take_result(0.5, False, True, seen())
+    loop.adapter.act = lambda obs, explore: torch.full((1, 1, 3), float("nan"))
+    with pytest.raises(RejectedAction, match="not_finite"):
+        loop.dry_run()
 
 
 # ---- files ------------------------------------------------------------------------------------------------------------------

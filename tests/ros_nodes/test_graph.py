@@ -26,8 +26,8 @@ ROSDEP_KEYS = {
     "python3-hypothesis",
 }
 ROS_PACKAGES = {
-    "rclpy", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "nav_msgs", "rcl_interfaces", "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs",
-    "trajectory_msgs", "launch", "launch_ros",
+    "rclpy", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "lifecycle_msgs", "nav_msgs", "rcl_interfaces", "rosgraph_msgs", "sensor_msgs",
+    "std_msgs", "std_srvs", "trajectory_msgs", "launch", "launch_ros",
 }  # fmt: skip
 
 
@@ -36,10 +36,10 @@ KINDS = {"arm": Arm, "car": Car, "quadrotor": Quadrotor}
 
 def test_the_nodes_of_the_arm():
     nodes = {n.name: n for n in arm(Arm("file", simulator="mujoco", split="ood_far", index=4, seed=2, mode="frozen"), observers=1)}
-    assert list(nodes) == ["sim", "safety", "adapter", "task"]
+    assert list(nodes) == ["sim", "safety", "adapter", "task", "supervisor"]
     assert nodes["sim"].parameters == {"task": "arm_slide", "simulator": "mujoco", "split": "ood_far", "index": 4, "seed": 2, "pace": "lockstep"}
-    assert nodes["adapter"].parameters == {"meta_parameters": "file", "robot": "arm7", "mode": "frozen"}
-    assert nodes["task"].parameters == {"task": "arm_slide", "episodes": 0, "observers": 1}
+    assert nodes["adapter"].parameters == {"meta_parameters": "file", "robot": "arm7", "mode": "frozen", "state_timeout": 10.0}
+    assert nodes["task"].parameters == {"task": "arm_slide", "episodes": 0, "observers": 1, "patience": 120.0}
     assert nodes["safety"].remappings == {"command": "adapter/command"}
 
 
@@ -60,7 +60,8 @@ def test_only_the_simulator_is_told_which_task_it_is(kind):
 
 def test_hardware_has_no_simulator_and_keeps_the_safety_nodes_own_limits():
     nodes = {n.name: n for n in graph(Arm("file", robot="hardware"))}
-    assert list(nodes) == ["safety", "adapter", "task"]
+    assert list(nodes) == ["safety", "adapter", "task", "supervisor"]
+    assert nodes["supervisor"].parameters == {"nodes": ("safety", "adapter"), "autostart": False}  # somebody must ask
     assert nodes["safety"].parameters == {"robot": "arm7"}
     assert nodes["task"].remappings["begin_episode"] == "operator/begin_episode"
 

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"
 ROOT = Path(__file__).resolve().parents[2]
 ARM7 = robots.load("arm7")
 HOME = np.array(ARM7.home_qpos)
-LONG = 120.0  # s, until a test gives up; a busy machine takes its time to start processes
+LONG = 300.0  # s, until a test gives up; a busy machine takes its time to start processes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -281,8 +281,9 @@ print(len(loop.begin_episode(seen).command.qpos), Referee(loop.task, 1).begin_ep
         ({}, "the parameter 'meta_parameters' must be given"),
     ],
 )
-def test_an_adapter_that_cannot_work_says_why_and_ends(domain, parameters, text):
-    with Graph((NodeSpec("adapter", "adapter_node", parameters),), domain) as graph, pytest.raises(NodeFailed) as failed:
+def test_where_the_adapter_cannot_be_configured_the_supervisor_says_why_and_ends(domain, parameters, text):
+    nodes = (NodeSpec("adapter", "adapter_node", parameters), NodeSpec("supervisor", "supervisor_node", {"nodes": ("adapter",), "patience": LONG}))
+    with Graph(nodes, domain) as graph, pytest.raises(NodeFailed) as failed:
         graph.wait("adapter", LONG)
     assert text in str(failed.value)
     assert "exit status 1" in str(failed.value)

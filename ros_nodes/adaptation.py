@@ -1,0 +1,282 @@
+"""Adaptation that cannot run away: an Adapter around an Adapter, with a copy for every step of learning. Plain Python, no ROS.
+
+What has been understood changes on a copy, and the copy takes over only if every number in it is finite and it has not gone farther from the meta-parameters'
+own state than the trust radius. Back to that state it goes, by a counted reason, where learning ended in numbers that are none (`non_finite`) or in an
+exception (`failed`), where rewards collapse (`collapse`), or where the safety node intervenes too often (`interventions`). After too many of these,
+learning is off until the next trial, or until somebody switches it on. Decisions that the robot did not carry out as they were meant are never learned from.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarl.algorithm import Adapter, MetaRLAlgorithm
+from metarl.tasks.batched_env import Step
+
+WINDOW, LEAST = 20, 10  # decisions over which interventions are counted, and how many there must be before that says anything
+
+
+class Mode(StrEnum):
+    """What is learned, and who acts."""
+
+    ADAPT = "adapt"  # it learns, and acts on what it has learned
+    FROZEN = "frozen"  # it acts on what it has learned before, and learns nothing
+    SHADOW = "shadow"  # it learns, but the meta-parameters act as they are
+
+
+@dataclass
+class Bounds:
+    """How far adaptation may go.
+
+    Attributes:
+        mode: see `Mode`.
+        trust_radius: largest root mean square of what has changed, over the numbers of each part of what the adapter keeps.
+        collapse: how far the mean reward of an episode may fall below the trial's first one, as part of the rewards' range; twice in a row is too often.
+        interventions: largest part of the last decisions that the safety node may change.
+        budget: s that learning at the end of an episode may take; where it takes longer, it is the last time in this trial.
+        rollbacks: how many of them there may be in a trial.
+    """
+
+    mode: Mode = Mode.ADAPT
+    trust_radius: float = 5.0
+    collapse: float = 0.5
+    interventions: float = 0.5
+    budget: float = 2.0
+    rollbacks: int = 3
+
+
+class SafeAdapter:
+    """See the module's docstring. For one task and one robot.
+
+    Args:
+        adapter: that learns; just made.
+        reward_range: of the task.
+        clock: in s, for the budget.
+
+    Attributes:
+        bounds: may be changed at any time.
+        counts: what happened, by name: accepted, excluded (decisions that were not to be learned from), rollbacks, and the reasons.
+        version: epoch and sequence number of the event that what is understood comes from; (-1, -1) where it is the meta-parameters' own state.
+        off: why nothing is learned any more, or "".
+    """
+
+    def __init__(self, adapter: Adapter, reward_range: tuple[float, float], clock: Callable[[], float] = time.monotonic) -> None:
+        self.bounds, self.counts = Bounds(), Counter[str]()
+        self.version, self.off = (-1, -1), ""
+        self.milliseconds = self.distance = 0.0
+        self._adapter, self._range, self._clock = adapter, reward_range, clock
+        self._event = (-1, -1)
+        self._spare: Adapter | None = None
+        self._prior = duplicate(adapter)
+        self._begin_trial()
+
+    # ---- the four verbs ---------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """A new task: back to the meta-parameters, and learning is on."""
+        self._go_back()
+        self._begin_trial()
+
+    def _begin_trial(self) -> None:
+        self.off, self._rolled_back = "", 0
+        self._baseline: float | None = None
+        self._collapsed = 0
+        self._interfered: deque[bool] = deque(maxlen=WINDOW)
+        self._begin_episode()
+
+    def act(self, obs: Tensor, explore: bool = True) -> Tensor:
+        """Of what has been understood, or in shadow of nothing; where that is no number, the meta-parameters' own."""
+        if self.bounds.mode is Mode.SHADOW:
+            return self._prior.act(obs, explore)
+        action = self._adapter.act(obs, explore)
+        if not bool(action.isfinite().all()):
+            self.roll_back("non_finite")
+            action = self._adapter.act(obs, explore)
+        return action
+
+    def observe(self, step: Step) -> None:
+        """Take in a decision. One that is not `valid` is not learned from."""
+        valid = bool(step.valid.all())
+        self.counts["excluded"] += not valid
+        self._watch_interventions(not valid)
+        self._rewards.append(float(step.reward.mean()))
+        if not self._learns:
+            return
+        self._used += valid
+        self._offer(lambda adapter: adapter.observe(step))
+
+    def adapt(self) -> None:
+        """An episode has ended: learn from it, unless there is nothing to learn from."""
+        begun = self._clock()
+        if self._learns and self._used:
+            self._offer(lambda adapter: adapter.adapt(), self._before)
+        elif self._learns:
+            self._adapter, self._spare = self._before, None
+        self.milliseconds = 1000 * (self._clock() - begun)
+        if self.milliseconds > 1000 * self.bounds.budget:
+            self._switch_off("over_budget")
+        self._watch_rewards()
+        self._begin_episode()
+
+    # ---- what else happens ------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the copy for the next step of learning, while nobody waits."""
+        if self._spare is None:
+            self._spare = duplicate(self._adapter)
+
+    def note(self, epoch: int, sequence: int) -> None:
+        """Which event the next verbs belong to."""
+        self._event = (epoch, sequence)
+
+    def roll_back(self, reason: str) -> None:
+        """Back to the meta-parameters' own state."""
+        self.counts[reason] += 1
+        self.counts["rollbacks"] += 1
+        self._go_back()
+        self._before = duplicate(self._adapter)
+        self._rolled_back += 1
+        self._collapsed = 0
+        self._interfered.clear()
+        if self._rolled_back >= self.bounds.rollbacks:
+            self._switch_off("rollback_loop")
+
+    def enable(self, on: bool) -> None:
+        """Switch learning on, also where it had been switched off for a reason, or off. On holds from the next episode."""
+        self.bounds.mode = Mode.ADAPT if on else Mode.FROZEN
+        if on:
+            self.off, self._rolled_back = "", 0
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the adapter keeps of its task, by name."""
+        return {name: t.detach().clone().contiguous() for name, t in _tensors(self._adapter)}
+
+    def numbers(self) -> dict[str, float]:
+        """How it is doing, for whoever watches."""
+        known = ("accepted", "excluded", "rollbacks")
+        return {
+            "version_epoch": self.version[0], "version_sequence": self.version[1], "distance": self.distance, "milliseconds": self.milliseconds,
+            "learning": float(self._learns), **{name: float(self.counts[name]) for name in known},
+        }  # fmt: skip
+
+    # ---- inside -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _learns(self) -> bool:
+        return self._takes_part and not self.off and self.bounds.mode is not Mode.FROZEN
+
+    def _go_back(self) -> None:
+        self._spare = None
+        self._adapter.reset()
+        self._prior = duplicate(self._adapter)
+        self.version, self.distance = (-1, -1), 0.0
+
+    def _begin_episode(self) -> None:
+        # an adapter counts the decisions of an episode: it takes part from the beginning or not at all
+        self._takes_part = not self.off and self.bounds.mode is not Mode.FROZEN
+        self._used, self._rewards = 0, list[float]()
+        self._before = duplicate(self._adapter)
+
+    def _offer(self, learn: Callable[[Adapter], None], otherwise: Adapter | None = None) -> None:
+        """Learn on a copy, which takes over if it may; else `otherwise` does, if given."""
+        self.prepare()
+        candidate, self._spare = self._spare, None
+        assert candidate is not None
+        try:
+            learn(candidate)
+        except (RuntimeError, ValueError, ArithmeticError, IndexError):
+            self.roll_back("failed")
+            return
+        if any(not bool(t.isfinite().all()) for _, t in _tensors(candidate)):
+            self.roll_back("non_finite")
+            return
+        if self._event < self.version:  # a trial's events come in order; whatever else comes does not take over
+            self.counts["old_event"] += 1
+            return
+        distance = apart(candidate, self._prior)
+        if distance > self.bounds.trust_radius:
+            self.counts["trust_radius"] += 1
+            self._adapter = otherwise or self._adapter
+            return
+        self._adapter, self.version, self.distance = candidate, self._event, distance
+        self.counts["accepted"] += 1
+
+    def _watch_interventions(self, intervened: bool) -> None:
+        self._interfered.append(intervened)
+        rate = sum(self._interfered) / len(self._interfered)
+        if len(self._interfered) >= LEAST and rate > self.bounds.interventions and self.version != (-1, -1):
+            self.roll_back("interventions")
+
+    def _watch_rewards(self) -> None:
+        low, high = self._range
+        if not self._rewards or not math.isfinite(high - low):
+            return
+        mean = (sum(self._rewards) / len(self._rewards) - low) / (high - low)
+        if self._baseline is None:
+            self._baseline = mean
+            return
+        self._collapsed = self._collapsed + 1 if mean < self._baseline - self.bounds.collapse else 0
+        if self._collapsed >= 2:
+            self.roll_back("collapse")
+
+    def _switch_off(self, reason: str) -> None:
+        self.counts[reason] += 1
+        self.off = reason
+
+
+def duplicate(adapter: Adapter) -> Adapter:
+    """A copy with a state of its own; the algorithm and its networks, which adaptation never changes, stay shared."""
+    shared: dict[int, Any] = {}
+    for part in vars(adapter).values():
+        if isinstance(part, MetaRLAlgorithm):
+            shared |= {id(x): x for x in (part, *vars(part).values())}
+            for network in vars(part).values():
+                if isinstance(network, nn.Module):
+                    shared |= {id(x): x for x in (*network.modules(), *network.parameters(), *network.buffers())}
+        elif isinstance(part, torch.Generator):
+            shared[id(part)] = part
+    return copy.deepcopy(adapter, shared)
+
+
+def apart(one: Adapter, other: Adapter) -> float:
+    """Largest root mean square of the differences between what two adapters keep, part by part; data of episodes and optimisers are no part of it."""
+    there = dict(_tensors(other))
+    found = [0.0]
+    for name, here in _tensors(one):
+        if "/" not in name and name.count(".") < 2 and name in there and here.shape == there[name].shape and here.numel():
+            found.append(float((here.double() - there[name].double()).square().mean().sqrt()))
+    return max(found)
+
+
+def _tensors(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every floating-point tensor that an adapter keeps itself; what lies inside of containers has a / in its name."""
+    for name, value in vars(adapter).items():
+        if not isinstance(value, MetaRLAlgorithm):
+            yield from _walk(name, value, vars(adapter))
+
+
+def _walk(name: str, value: Any, around: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield name, value.detach()
+    elif isinstance(value, nn.Module):
+        algorithm = around.get("algorithm")
+        if algorithm is None or all(value is not part for part in vars(algorithm).values()):
+            for part, tensor in value.state_dict().items():
+                yield from _walk(f"{name}.{part}", tensor, around)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _walk(f"{name}/{key}", item, around)
+    elif isinstance(value, tuple | list):
+        for i, item in enumerate(value):
+            yield from _walk(f"{name}/{i}", item, around)

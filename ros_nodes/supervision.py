@@ -1,0 +1,103 @@
+"""Who is alive, and what must happen next to bring a graph up or down. Plain Python, no ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+BUSY = "busy: "  # begins the heartbeat of a node that will be silent for a while
+
+
+class Goal(StrEnum):
+    """What the graph shall come to."""
+
+    AS_IT_IS = "as it is"
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    FINALIZED = "finalized"
+
+
+class Step(NamedTuple):
+    """One transition of one node."""
+
+    node: str
+    transition: str
+
+
+# state of a node's life cycle -> the transition towards each goal
+_TOWARDS = {
+    Goal.ACTIVE: {"unconfigured": "configure", "inactive": "activate"},
+    Goal.INACTIVE: {"active": "deactivate"},
+    Goal.FINALIZED: {"active": "deactivate", "inactive": "shutdown", "unconfigured": "shutdown"},
+}
+
+
+class Roster:
+    """Knows when each node was heard last, and what it said.
+
+    Args:
+        names: of all nodes, in the order in which they come up.
+        managed: those among them that have a life cycle.
+        timeout: s of silence after which a node is dead.
+        busy_timeout: s, the same for a node that has said that it will be busy.
+    """
+
+    def __init__(self, names: Sequence[str], managed: Sequence[str], timeout: float, busy_timeout: float) -> None:
+        if unknown := sorted(set(managed) - set(names)):
+            raise ValueError(f"{', '.join(unknown)} cannot be managed: the nodes are {', '.join(names)}")
+        self.names, self.managed, self.timeout, self.busy_timeout = tuple(names), tuple(managed), timeout, busy_timeout
+        self._heard: dict[str, tuple[float, str]] = {}
+
+    def hear(self, name: str, said: str, now: float) -> None:
+        """A heartbeat at `now` (s)."""
+        self._heard[name] = now, said
+
+    def state(self, name: str, now: float) -> str:
+        """What a node does: as it says itself, or "missing" where it was never heard, or "dead"."""
+        if name not in self._heard:
+            return "missing"
+        when, said = self._heard[name]
+        return "dead" if now - when > (self.busy_timeout if said.startswith(BUSY) else self.timeout) else said
+
+    def dead(self, now: float) -> tuple[str, ...]:
+        """Nodes that were heard once and are no more."""
+        return tuple(name for name in self.names if self.state(name, now) == "dead")
+
+    def waiting_for(self, goal: Goal, ready: Sequence[str], now: float) -> str:
+        """What keeps the graph from its goal, in words; "" where it is there."""
+        for name in self.names if goal is Goal.ACTIVE else ():
+            state = self.state(name, now)
+            if state in ("missing", "dead") or (name not in self.managed and name not in ready) or (name in self.managed and state != "active"):
+                return f"{name}, which is {state if state != 'running' else 'not ready'}"
+        for name in self.managed if goal in (Goal.INACTIVE, Goal.FINALIZED) else ():
+            state = self.state(name, now)
+            if state in _TOWARDS[goal] or state.startswith(BUSY):
+                return f"{name}, which is {state}"
+        return ""
+
+    def next_step(self, goal: Goal, ready: Sequence[str], now: float) -> Step | None:
+        """The next transition; None where there is nothing to do or something must be waited for.
+
+        Args:
+            goal: where to.
+            ready: nodes that say that they can do their work.
+            now: s.
+        """
+        if goal is Goal.AS_IT_IS:
+            return None
+        if goal is not Goal.ACTIVE:
+            for name in reversed(self.managed):
+                if (transition := _TOWARDS[goal].get(self.state(name, now))) is not None:
+                    return Step(name, transition)
+            return None
+        for name in self.managed:  # nothing moves by it, so it need not wait for its turn
+            if self.state(name, now) == "unconfigured":
+                return Step(name, "configure")
+        for name in self.names:
+            state = self.state(name, now)
+            if name in self.managed and state in _TOWARDS[goal]:
+                return Step(name, _TOWARDS[goal][state])
+            if state in ("missing", "dead") or state.startswith(BUSY) or (name not in self.managed and name not in ready):
+                return None
+        return None

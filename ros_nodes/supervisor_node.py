@@ -1,0 +1,179 @@
+"""supervisor: brings the graph up and down in order, and says who has died.
+
+Nodes that have a life cycle are configured at once, and activated in the order of `nodes`, when those before are active or, without a life cycle, ready.
+They go down in the reverse order. A node that is not heard for `timeout` s is dead, and is told by its name; if it comes back, it is brought up again
+where that had been asked for.
+Subscribes NODE/heartbeat, NODE/status. Publishes `~/status`, `~/heartbeat`, `diagnostics`. Services: `~/startup`, `~/pause`, `~/shutdown` (Trigger), which
+answer when it is done. Parameters: nodes, managed (names); autostart (for simulations; on hardware somebody must ask); timeout, busy_timeout, patience (s).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.srv import ChangeState
+from rclpy.node import Node
+from rclpy.task import Future
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+
+from metarl.ros_nodes import runtime
+from metarl.ros_nodes.runtime import Setting
+from metarl.ros_nodes.supervision import Goal, Roster, Step
+
+PERIOD, DIAGNOSTICS_PERIOD = 0.1, 1.0  # s
+AGAIN = 0.5  # s between two attempts at what is only a matter of time
+ATTEMPTS = 5  # configurations of one node before it is left alone
+SETTINGS = (Setting("timeout", 1.0, 0.1, 600.0), Setting("busy_timeout", 60.0, 1.0, 3600.0), Setting("patience", 60.0, 1.0, 3600.0))
+
+
+class SupervisorNode:
+    """Asks for one transition after the other."""
+
+    finished = False
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        names = list(runtime.parameter(node, "nodes", ["sim", "safety", "adapter"]))
+        managed = list(runtime.parameter(node, "managed", ["adapter"]))
+        self.roster = Roster(names, managed, 1.0, 60.0)
+        self.patience = 60.0
+        runtime.settings(node, SETTINGS, lambda name, value: setattr(self if name == "patience" else self.roster, name, value))
+        self.status = runtime.Status(node)
+        self._ready: dict[str, bool] = dict.fromkeys(names, False)
+        self._said: dict[str, str] = dict.fromkeys(names, "")
+        self._dead: tuple[str, ...] = ()
+        self._asked: Step | None = None
+        self._not_before = 0.0
+        self._configured = dict.fromkeys(managed, 0)
+        self._answers: list[Future] = []
+        for name in names:
+            node.create_subscription(Header, f"{name}/heartbeat", partial(self._on_heartbeat, name), runtime.STREAM_IN)
+            node.create_subscription(DiagnosticArray, f"{name}/status", partial(self._on_status, name), runtime.LATCHED)
+        self._clients = {name: node.create_client(ChangeState, f"{name}/change_state") for name in managed}
+        self._diagnostics = node.create_publisher(DiagnosticArray, "diagnostics", runtime.STREAM)
+        for goal, service in ((Goal.ACTIVE, "startup"), (Goal.INACTIVE, "pause"), (Goal.FINALIZED, "shutdown")):
+            node.create_service(Trigger, f"~/{service}", partial(self._on_asked, goal))
+        self.autostart = runtime.parameter(node, "autostart", True)
+        self._begin(Goal.ACTIVE if self.autostart else Goal.AS_IT_IS)
+        self.status.publish("starting" if self.autostart else "waiting to be asked: ~/startup")
+        runtime.steady_timer(node, PERIOD, self._on_timer)
+        runtime.steady_timer(node, DIAGNOSTICS_PERIOD, self._publish_diagnostics)
+
+    # ---- what comes in ----------------------------------------------------------------------------------------------------
+
+    def _on_heartbeat(self, name: str, message: Header) -> None:
+        self.roster.hear(name, message.frame_id, runtime.steady_now())
+
+    def _on_status(self, name: str, message: DiagnosticArray) -> None:
+        values = runtime.status_values(message)
+        self._ready[name], self._said[name] = values["ready"] == "true", values["message"]
+
+    async def _on_asked(self, goal: Goal, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._answer("something else was asked for")
+        self._begin(goal)
+        self._configured = dict.fromkeys(self._configured, 0)
+        answer = Future()
+        self._answers.append(answer)
+        failed = await answer
+        response.success, response.message = not failed, failed or str(goal)
+        return response
+
+    # ---- what is done -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, goal: Goal) -> None:
+        self.goal, self._since, self._reached = goal, runtime.steady_now(), goal is Goal.AS_IT_IS
+        self._not_before = 0.0
+
+    def _on_timer(self) -> None:
+        now = runtime.steady_now()
+        self._report_dead(now)
+        if self.goal is Goal.AS_IT_IS:
+            return
+        ready = [name for name, is_ready in self._ready.items() if is_ready]
+        waiting = self.roster.waiting_for(self.goal, ready, now)
+        if not waiting and not self._reached:
+            self._reached = True
+            self.status.publish(f"all nodes are {self.goal}", ready=self.goal is Goal.ACTIVE)
+            self._answer("")
+        elif waiting and self._reached:
+            self._reached, self._since = False, now
+            self.status.publish(f"waiting for {waiting}", ready=False)
+        elif waiting and now - self._since > self.patience:
+            self._fail(f"waited {self.patience:.0f} s for {waiting}: {self._said.get(waiting.partition(',')[0], '')}")
+        if not self._reached and self._asked is None and now > self._not_before:
+            step = self.roster.next_step(self.goal, ready, now)
+            if step is not None and self._clients[step.node].service_is_ready():
+                self._ask(step)
+
+    def _report_dead(self, now: float) -> None:
+        dead = self.roster.dead(now)
+        for name in set(dead) - set(self._dead):
+            self.status.counts[f"dead_{name}"] += 1
+            self.status.publish(f"the {name} node is dead: it is not heard any more", ready=False, trouble=True)
+            if self._asked is not None and self._asked.node == name:
+                self._asked = None  # it will not answer
+        for name in set(self._dead) - set(dead):
+            self.status.publish(f"the {name} node is back")
+        if dead != self._dead:
+            self._dead = dead
+            self.status.tell(dead=",".join(dead))
+
+    def _ask(self, step: Step) -> None:
+        if step.transition == "configure":
+            self._configured[step.node] += 1
+            if self._configured[step.node] > ATTEMPTS:
+                self._fail(f"{step.node} was configured {ATTEMPTS} times")
+                return
+        self._asked = step
+        request = ChangeState.Request()
+        request.transition.label = step.transition
+        self._clients[step.node].call_async(request).add_done_callback(partial(self._on_changed, step))
+
+    def _on_changed(self, step: Step, future: Any) -> None:
+        if self._asked != step:
+            return
+        self._asked, self._not_before = None, runtime.steady_now() + AGAIN
+        succeeded = future.result() is not None and future.result().success
+        if succeeded:
+            self._not_before = 0.0
+            after = {"configure": "inactive", "activate": "active", "deactivate": "inactive", "shutdown": "finalized"}[step.transition]
+            self.roster.hear(step.node, after, runtime.steady_now())
+            self.status.publish(f"{step.node}: {step.transition}d" if step.transition.endswith("e") else f"{step.node}: {step.transition} done")
+        elif step.transition == "configure":  # it will not get better by itself
+            self._fail(f"{step.node} cannot be configured: {self._said[step.node]}")
+
+    def _fail(self, text: str) -> None:
+        self.goal = Goal.AS_IT_IS
+        self.status.refused("failed", text)
+        self._answer(text)
+        if self.autostart:
+            raise RuntimeError(text)
+
+    def _answer(self, failed: str) -> None:
+        for answer in self._answers:
+            answer.set_result(failed)
+        self._answers = []
+
+    def _publish_diagnostics(self) -> None:
+        now = runtime.steady_now()
+        array = DiagnosticArray()
+        array.header.stamp = self.node.get_clock().now().to_msg()
+        for name in self.roster.names:
+            state = self.roster.state(name, now)
+            gone = {"dead": DiagnosticStatus.ERROR, "missing": DiagnosticStatus.STALE}
+            level = gone.get(state, DiagnosticStatus.OK if self._ready[name] else DiagnosticStatus.WARN)
+            said = [KeyValue(key="state", value=state)]
+            array.status.append(DiagnosticStatus(level=level, name=f"metarl: {name}", message=self._said[name], values=said))
+        self._diagnostics.publish(array)
+
+
+def main() -> None:
+    """Run the node."""
+    runtime.run("supervisor", SupervisorNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Adaptation on copies: what is accepted, what is refused, and when everything goes back to the meta-parameters."""
+
+import pytest
+import torch
+
+from metarl import algos, tasks
+from metarl.ros_nodes.adaptation import Mode, SafeAdapter, apart, duplicate
+from metarl.tasks.batched_env import Step
+
+NAN = float("nan")
+
+
+class Learner:
+    """Acts its number; every decision adds what was paid to it, every episode what `at_end` says."""
+
+    def __init__(self, at_end=0.0):
+        self.at_end, self.noise = at_end, torch.Generator().manual_seed(0)
+        self.reset()
+
+    def reset(self):
+        self.number, self.heard = torch.zeros(1), []
+
+    def act(self, obs, explore=True):
+        return self.number.reshape(1, 1, 1).clone()
+
+    def observe(self, step):
+        if bool(step.valid.all()):
+            self.number += step.reward.reshape(1)  # in place: the hardest case for copies
+            self.heard.append(step.obs)
+        if self.number > 900:
+            raise RuntimeError("the learner itself fails")
+
+    def adapt(self):
+        self.number = self.number + self.at_end
+
+
+def step(reward, valid=True):
+    flag = torch.zeros(1, 1, dtype=torch.bool)
+    return Step(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.full((1, 1), reward), torch.zeros(1, 1, 1), flag, flag, flag | valid)
+
+
+def acts(safe):
+    return safe.act(torch.zeros(1, 1, 1)).item()
+
+
+def episode(safe, *rewards, sequence=0, valid=True):
+    for i, reward in enumerate(rewards):
+        safe.note(1, sequence + i)
+        safe.observe(step(reward, valid))
+    safe.adapt()
+
+
+def test_it_learns_as_the_adapter_inside_does():
+    safe = SafeAdapter(Learner(at_end=0.25), (0.0, 1.0))
+    assert safe.version == (-1, -1)
+    safe.note(7, 3)
+    safe.observe(step(0.5))
+    assert acts(safe) == 0.5
+    assert safe.version == (7, 3)
+    safe.adapt()
+    assert acts(safe) == 0.75
+    assert safe.counts["accepted"] == 2
+    assert safe.distance == 0.75
+    safe.reset()
+    assert acts(safe) == 0.0
+    assert safe.version == (-1, -1)
+
+
+def test_frozen_it_acts_on_what_it_knows_and_learns_nothing():
+    safe = SafeAdapter(Learner(at_end=0.25), (0.0, 1.0))
+    episode(safe, 0.5)
+    safe.enable(False)
+    episode(safe, 0.5)
+    assert acts(safe) == 0.75
+    safe.enable(True)
+    safe.note(1, 9)
+    safe.observe(step(0.5))
+    assert acts(safe) == 0.75  # the adapter inside has not seen this episode begin
+    safe.adapt()
+    episode(safe, 0.5)
+    assert acts(safe) == 1.5
+
+
+def test_in_shadow_it_learns_but_the_meta_parameters_act():
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    safe.bounds.mode = Mode.SHADOW
+    episode(safe, 0.5)
+    assert acts(safe) == 0.0
+    safe.bounds.mode = Mode.ADAPT
+    assert acts(safe) == 0.5
+
+
+def test_what_the_robot_did_not_do_is_not_learned_from():
+    safe = SafeAdapter(Learner(at_end=0.25), (0.0, 1.0))
+    episode(safe, 0.5, 0.5, valid=False)
+    assert acts(safe) == 0.0  # nothing was left to learn from, so the end of the episode teaches nothing either
+    assert safe.counts["excluded"] == 2
+    safe.note(1, 3)
+    safe.observe(step(0.5, valid=False))
+    safe.observe(step(0.25))
+    safe.adapt()
+    assert acts(safe) == 0.5
+
+
+def test_outside_of_the_trust_radius_nothing_is_accepted():
+    safe = SafeAdapter(Learner(at_end=3.0), (0.0, 1.0))
+    safe.bounds.trust_radius = 1.0
+    safe.note(1, 1)
+    safe.observe(step(0.75))
+    safe.observe(step(0.75))
+    assert acts(safe) == 0.75  # the second would have gone to 1.5
+    assert safe.counts["trust_radius"] == 1
+    safe.adapt()
+    assert acts(safe) == 0.0  # as before the episode: half an episode is no state to go on from
+    assert safe.counts["rollbacks"] == 0
+
+
+@pytest.mark.parametrize(("reward", "reason"), [(NAN, "non_finite"), (float("-inf"), "non_finite"), (1000.0, "failed")])
+def test_what_explodes_is_rolled_back(reward, reason):
+    safe = SafeAdapter(Learner(), (-1e4, 1e4))
+    safe.bounds.trust_radius = 1e9
+    safe.note(1, 1)
+    safe.observe(step(0.5))
+    safe.observe(step(reward))
+    assert acts(safe) == 0.0
+    assert safe.counts[reason] == safe.counts["rollbacks"] == 1
+    safe.observe(step(0.25))
+    assert acts(safe) == 0.25  # it goes on from the meta-parameters
+
+
+def test_an_adapted_policy_that_acts_no_number_gives_way_to_the_meta_parameters():
+    learner = Learner()
+    learner.act = lambda obs, explore=True: learner.number.reshape(1, 1, 1) / 0 * 0
+    safe = SafeAdapter(learner, (0.0, 1.0))
+    assert acts(safe) != acts(safe)  # where these give none, whoever asked must refuse it
+    assert safe.counts["non_finite"] == 2
+
+
+def test_too_many_rollbacks_switch_learning_off_until_somebody_switches_it_on():
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    safe.note(1, 1)
+    for _ in range(3):
+        safe.observe(step(NAN))
+    assert safe.off == "rollback_loop"
+    episode(safe, 0.5)
+    episode(safe, 0.5)
+    assert acts(safe) == 0.0
+    safe.enable(True)
+    safe.adapt()
+    episode(safe, 0.5)
+    assert acts(safe) == 0.5
+
+
+def test_a_collapse_of_rewards_is_rolled_back_the_second_time_in_a_row():
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    episode(safe, 0.9)  # the first episode of a trial is what the others are measured by
+    episode(safe, 0.3)
+    episode(safe, 0.9)
+    episode(safe, 0.3)
+    assert safe.counts["collapse"] == 0
+    episode(safe, 0.3)
+    assert safe.counts["collapse"] == safe.counts["rollbacks"] == 1
+    assert acts(safe) == 0.0
+
+
+def test_interventions_roll_back_what_was_learned():
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    episode(safe, *[0.1] * 9)
+    assert acts(safe) == pytest.approx(0.9)
+    episode(safe, *[0.1] * 9, sequence=9, valid=False)
+    assert safe.counts["interventions"] == 0  # half of them
+    episode(safe, *[0.1] * 2, sequence=18, valid=False)
+    assert safe.counts["interventions"] == 1
+    assert acts(safe) == 0.0
+
+
+def test_learning_that_takes_too_long_is_the_last_of_its_trial():
+    now = iter([0.0, 0.5, 10.0, 12.5])
+    safe = SafeAdapter(Learner(at_end=0.25), (0.0, 1.0), clock=lambda: next(now))
+    episode(safe, 0.5)
+    assert (safe.off, safe.milliseconds) == ("", 500.0)
+    episode(safe, 0.5)
+    assert (safe.off, safe.milliseconds) == ("over_budget", 2500.0)
+    assert acts(safe) == 1.5  # what was learned holds
+    safe.observe(step(0.5))
+    assert acts(safe) == 1.5
+    safe.reset()
+    safe.observe(step(0.5))
+    assert acts(safe) == 0.5
+
+
+def test_what_was_learned_of_an_earlier_event_does_not_take_over():
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    for event, learned in (((5, 3), 0.5), ((5, 2), 0.5), ((4, 9), 0.5), ((5, 4), 1.0), ((6, 0), 1.5)):
+        safe.note(*event)
+        safe.observe(step(0.5))
+        assert acts(safe) == learned
+    assert safe.counts["old_event"] == 2
+    assert safe.version == (6, 0)
+
+
+def test_by_hand():
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    episode(safe, 0.5)
+    assert safe.state()["number"].item() == 0.5
+    safe.roll_back("by_hand")
+    assert acts(safe) == 0.0
+    assert safe.numbers()["rollbacks"] == 1.0
+
+
+def test_copies_share_nothing_that_learning_changes():
+    learner = Learner()
+    other = duplicate(learner)
+    learner.observe(step(0.5))
+    assert other.number.item() == 0.0
+    assert other.heard == []
+    assert other.noise is learner.noise  # one stream of chance
+    assert apart(learner, other) == 0.5
+
+
+TRIED = [name for name in algos.names() if not algos.load(name).privileged]
+
+
+def made_up(spec, rng, reward, valid):
+    obs, action = torch.randn(1, 1, spec.obs_size, generator=rng), torch.rand(1, 1, spec.action_size, generator=rng)
+    flag = torch.ones(1, 1, dtype=torch.bool)
+    return Step(obs, action, torch.full((1, 1), reward), obs, ~flag, ~flag, flag & valid)
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_every_algorithm_acts_as_without(name, small_algorithm, short_episodes):
+    """Decision for decision the same numbers, so that what is measured in evaluation is what runs on a robot; and nothing is refused."""
+    plain, safe = small_algorithm(name).adapter(1), SafeAdapter(small_algorithm(name).adapter(1), (-15.0, 0.0))
+    spec, rng = tasks.make("point_navigation").spec, torch.Generator().manual_seed(3)
+    for adapter in (plain, safe):
+        adapter.reset()
+    for k in range(3):
+        for _ in range(spec.horizon):
+            given = made_up(spec, rng, -1.0 - k, True)
+            assert torch.equal(plain.act(given.obs), safe.act(given.obs))
+            for adapter in (plain, safe):
+                adapter.observe(given)
+            assert torch.equal(plain.act(given.obs, False), safe.act(given.obs, False)), (k, safe.counts, safe.distance)
+        for adapter in (plain, safe):
+            adapter.adapt()
+    assert safe.counts["accepted"] == 3 * (spec.horizon + 1)
+    assert safe.counts["rollbacks"] == safe.counts["trust_radius"] == 0
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_every_algorithm_stands_an_episode_that_nothing_is_learned_from(name, small_algorithm, short_episodes):
+    safe = SafeAdapter(small_algorithm(name).adapter(1), (-15.0, 0.0))
+    spec, rng = tasks.make("point_navigation").spec, torch.Generator().manual_seed(3)
+    obs = torch.ones(1, 1, spec.obs_size)
+    before = safe.act(obs, False)
+    for _ in range(2):
+        for _ in range(spec.horizon):
+            safe.observe(made_up(spec, rng, -1.0, False))
+        safe.adapt()
+    assert torch.equal(safe.act(obs, False), before)
+    assert safe.counts["rollbacks"] == 0

@@ -1,0 +1,81 @@
+"""In which order nodes come up and go down, and who is taken for dead."""
+
+import pytest
+
+from metarl.ros_nodes.supervision import Goal, Roster, Step
+
+
+def roster(**states):
+    made = Roster(("sim", "safety", "adapter"), ("adapter",), 1.0, 60.0)
+    for name, said in states.items():
+        made.hear(name, said, 10.0)
+    return made
+
+
+ALL = ("sim", "safety")
+
+
+@pytest.mark.parametrize(
+    ("states", "ready", "step", "waiting"),
+    [
+        ({}, (), None, "sim, which is missing"),
+        ({"adapter": "unconfigured"}, (), Step("adapter", "configure"), "sim, which is missing"),  # nothing moves by it
+        ({"sim": "running", "adapter": "inactive"}, (), None, "sim, which is not ready"),
+        ({"sim": "running", "adapter": "inactive"}, ("sim",), None, "safety, which is missing"),
+        ({"sim": "running", "safety": "running", "adapter": "inactive"}, ("sim",), None, "safety, which is not ready"),
+        ({"sim": "running", "safety": "running", "adapter": "busy: loading"}, ALL, None, "adapter, which is busy: loading"),
+        ({"sim": "running", "safety": "running", "adapter": "inactive"}, ALL, Step("adapter", "activate"), "adapter, which is inactive"),
+        ({"sim": "running", "safety": "running", "adapter": "active"}, ALL, None, ""),
+    ],
+)
+def test_up(states, ready, step, waiting):
+    made = roster(**states)
+    assert made.next_step(Goal.ACTIVE, ready, 10.1) == step
+    assert made.waiting_for(Goal.ACTIVE, ready, 10.1) == waiting
+
+
+@pytest.mark.parametrize(
+    ("goal", "state", "transition"),
+    [
+        (Goal.INACTIVE, "active", "deactivate"),
+        (Goal.INACTIVE, "inactive", None),
+        (Goal.INACTIVE, "unconfigured", None),
+        (Goal.FINALIZED, "active", "deactivate"),
+        (Goal.FINALIZED, "inactive", "shutdown"),
+        (Goal.FINALIZED, "unconfigured", "shutdown"),
+        (Goal.FINALIZED, "finalized", None),
+        (Goal.AS_IT_IS, "active", None),
+    ],
+)
+def test_down(goal, state, transition):
+    made = roster(sim="running", safety="running", adapter=state)
+    assert made.next_step(goal, ALL, 10.1) == (None if transition is None else Step("adapter", transition))
+    assert bool(made.waiting_for(goal, ALL, 10.1)) == (transition is not None)
+
+
+def test_several_nodes_go_down_in_the_reverse_order():
+    made = Roster(("a", "b"), ("a", "b"), 1.0, 60.0)
+    made.hear("a", "active", 1.0)
+    made.hear("b", "active", 1.0)
+    assert made.next_step(Goal.FINALIZED, (), 1.1) == Step("b", "deactivate")
+    made.hear("b", "inactive", 1.1)
+    assert made.next_step(Goal.FINALIZED, (), 1.1) == Step("b", "shutdown")
+    made.hear("b", "finalized", 1.1)
+    assert made.next_step(Goal.FINALIZED, (), 1.1) == Step("a", "deactivate")
+
+
+def test_who_is_silent_is_dead_and_may_come_back():
+    made = roster(sim="running", safety="running", adapter="busy: adapting")
+    assert made.dead(10.9) == ()
+    assert made.dead(11.1) == ("sim", "safety")  # the adapter has said that it will be silent
+    assert made.state("adapter", 11.1) == "busy: adapting"
+    assert made.dead(71.0) == ("sim", "safety", "adapter")
+    assert made.waiting_for(Goal.ACTIVE, ALL, 71.0) == "sim, which is dead"
+    made.hear("sim", "running", 71.0)
+    assert made.dead(71.1) == ("safety", "adapter")
+    assert roster().dead(100.0) == ()  # never heard is not dead
+
+
+def test_only_nodes_can_be_managed():
+    with pytest.raises(ValueError, match="adaptor cannot be managed: the nodes are sim, adapter"):
+        Roster(("sim", "adapter"), ("adaptor",), 1.0, 60.0)
