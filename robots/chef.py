@@ -68,6 +68,6 @@ SPEC = ServoSpec(
     kd=(*_KD, *arm7.SPEC.kd),
     effort_limits=(*_EFFORT, *arm7.SPEC.effort_limits),
     control_dt=0.02,
-    physics_dt=0.01,
+    physics_dt=0.02,
     build=build,
 )

@@ -32,7 +32,7 @@ LAYOUTS = {
 WALK, WORK = 1.0, 8.0  # s for a cell, and for what the hands do there
 CLOSING_TIME = 150.0  # s, when an episode is over
 _COOK, _SERVE, _WAIT = 8, 9, 10
-_COUNTER_, _STOVE_, _TABLE_ = range(3)  # where the pot is
+_ON_COUNTER, _ON_STOVE, _ON_TABLE = range(3)  # where the pot is
 
 
 def _places(letters: str) -> Tensor:
@@ -88,7 +88,7 @@ class KitchenGrid(Task):
         layout = values["layout"].long()
         one, four = torch.ones(len(layout), 1), torch.zeros(len(layout), 4)
         begin = torch.stack([torch.randint(size, (len(layout),), generator=rng) for size in (5, 3)], -1).float()
-        state = {"pos": begin, "pot_at": one_hot(torch.full((len(layout),), _COUNTER_), 3).float(), "turn": four, "heat": four}
+        state = {"pos": begin, "pot_at": one_hot(torch.full((len(layout),), _ON_COUNTER), 3).float(), "turn": four, "heat": four}
         food = {"temperature": rules.AIR * one, "cooked": 0 * one, "stage": 0 * one, "burnt": 0 * one, "locked": 0 * one, "time": 0 * one}
         spots = torch.stack([_COUNTER[layout, 0], _BURNERS[layout, values["burner"].long()], _TABLE[layout, 0]], 1)
         places = {"spots": spots.flatten(1), "knobs": _KNOBS[layout].flatten(1)}
@@ -99,7 +99,7 @@ class KitchenGrid(Task):
         spots, knobs = r["spots"].unflatten(-1, (3, 2)), r["knobs"].unflatten(-1, (4, 2))
         chosen = action.argmax(-1)
         turning, carrying = chosen < _COOK, (chosen == _COOK) | (chosen == _SERVE)
-        goal = torch.where(chosen == _COOK, _STOVE_, _TABLE_)
+        goal = torch.where(chosen == _COOK, _ON_STOVE, _ON_TABLE)
         here, pot, knob = r["pos"], spots[rows, r["pot_at"].argmax(-1)], (chosen // 2).clamp(max=3)
         there = torch.where(turning.unsqueeze(-1), knobs[rows, knob], torch.where(carrying.unsqueeze(-1), spots[rows, goal], here))
         way = torch.where(carrying, _walk(here, pot) + _walk(pot, there), _walk(here, there))
@@ -110,7 +110,7 @@ class KitchenGrid(Task):
 
     def _cooking(self, r: Readings, turn: Tensor, pot_at: Tensor, way: Tensor, values: Values) -> Readings:
         """What the knobs do to burners, food and recipe: first all is as it was for the time of the way, then as the hands made it."""
-        before, after = ((r["asked"] > 0) & (x[:, _STOVE_ : _STOVE_ + 1] > 0) for x in (r["pot_at"], pot_at))
+        before, after = ((r["asked"] > 0) & (x[:, _ON_STOVE : _ON_STOVE + 1] > 0) for x in (r["pot_at"], pot_at))
         heat = rules.burners_of_knobs(rules.heat_of_turn(turn, values["control_law"]), self._driven(values))
         cut = rules.cut_out(r["heat"], heat, after)
         turn = turn * ~cut.unsqueeze(-1)  # the heat is still seen for this decision: what glowed is what was lit
@@ -121,7 +121,7 @@ class KitchenGrid(Task):
             temperature = rules.warmed(temperature, rules.POWER * power, values["capacity"], loss, time)
             cooked = cooked + time * (temperature >= rules.HOT)
         burnt = temperature > rules.BURNT
-        met = rules.subgoals_met(after, r["asked"], temperature, cooked, heat, pot_at[:, _TABLE_] > 0)
+        met = rules.subgoals_met(after, r["asked"], temperature, cooked, heat, pot_at[:, _ON_TABLE] > 0)
         stage = torch.where(burnt, r["stage"][:, 0], rules.advance(r["stage"][:, 0], met))
         time_now = r["time"][:, 0] + way + WORK
         numbers = {"temperature": temperature, "cooked": cooked, "stage": stage, "burnt": burnt.float(), "locked": locked, "time": time_now}

@@ -62,7 +62,7 @@ def knob_for(burner: Tensor, driven: Tensor) -> Tensor:
 # ---- food -------------------------------------------------------------------------------------------------------------------
 
 
-def warmed(temperature: Tensor, power: Tensor, capacity: Tensor, loss: Tensor, dt: float) -> Tensor:
+def warmed(temperature: Tensor, power: Tensor, capacity: Tensor, loss: Tensor, dt: float | Tensor) -> Tensor:
     """(...) °C after `dt` s at constant power: the exact solution of C dT/dt = P - h (T - AIR).
 
     Args:
@@ -70,7 +70,7 @@ def warmed(temperature: Tensor, power: Tensor, capacity: Tensor, loss: Tensor, d
         power: (...) W that reach the food.
         capacity: (...) C, J/K of pot and food.
         loss: (...) h, W/K to the air.
-        dt: s.
+        dt: s, for all or (...).
     """
     settled = AIR + power / loss
     return settled + (temperature - settled) * (-loss / capacity * dt).exp()
