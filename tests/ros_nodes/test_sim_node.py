@@ -1,0 +1,252 @@
+"""The simulated robot as a process: its topics, its services, its two paces."""
+# ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import TwistStamped
+from nav_msgs.msg import Odometry
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Imu, JointState
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from metarl import robots
+from metarl.ros_nodes import messages, runtime
+from metarl.ros_nodes.graph import Domain, Graph, NodeSpec, config_file
+
+# ROS's message packages import a parser that imports what Python has deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
+
+ROOT = Path(__file__).resolve().parents[2]
+QUADROTOR = robots.load("quadrotor")
+LONG = 240.0  # s, until a test gives up; a busy machine takes its time to start processes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes_find_metarl():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        yield
+
+
+class Other:
+    """What is on the other side of the sim node's topics and services, and the node itself."""
+
+    def __init__(self, domain, graph, heard, says):
+        os.environ.update(domain.variables())
+        self.graph, self.context = graph, rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("other", context=self.context)
+        self.heard = {name: [] for name in heard}
+        for name, (kind, quality) in heard.items():
+            self.node.create_subscription(kind, name, self.heard[name].append, quality)
+        self.mouth = {name: self.node.create_publisher(kind, name, runtime.COMMAND) for name, kind in says.items()}
+        self.clients = {n: self.node.create_client(k, f"sim/{n}") for n, k in (("reset", Trigger), ("step", Trigger), ("begin_episode", Trigger))}
+        self.clients["set_pause"] = self.node.create_client(SetBool, "sim/set_pause")
+        self.clients["set_parameters"] = self.node.create_client(SetParameters, "sim/set_parameters")
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def until(self, true, what):
+        end = time.monotonic() + LONG
+        while not true():
+            self.graph.finished("sim")
+            assert time.monotonic() < end, f"waited {LONG} s for {what}; sim said {self.graph.said('sim')[-1000:]}"
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def spin(self, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def ask(self, name, **values):
+        client = self.clients[name]
+        self.until(client.service_is_ready, f"service {name}")
+        future = client.call_async(client.srv_type.Request(**values))
+        self.until(future.done, f"an answer of {name}")
+        return future.result()
+
+    def set(self, name, value):
+        kind = ParameterType.PARAMETER_DOUBLE if isinstance(value, float) else ParameterType.PARAMETER_STRING
+        given = ParameterValue(type=kind, **{"double_value" if isinstance(value, float) else "string_value": value})
+        return self.ask("set_parameters", parameters=[Parameter(name=name, value=given)]).results[0]
+
+    def next(self, topic, count=1):
+        """The newest message once `count` more have come."""
+        before = len(self.heard[topic])
+        self.until(lambda: len(self.heard[topic]) >= before + count, f"news on {topic}")
+        return self.heard[topic][-1]
+
+    @property
+    def status(self):
+        return runtime.status_values(self.heard["sim/status"][-1]) if self.heard["sim/status"] else {}
+
+    def close(self):
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+HEARD = {
+    "odom": (Odometry, runtime.STREAM_IN),
+    "imu": (Imu, runtime.STREAM_IN),
+    "/clock": (Clock, runtime.STREAM_IN),
+    "robot_description": (String, runtime.LATCHED),
+    "sim/status": (DiagnosticArray, runtime.LATCHED),
+}
+
+
+@pytest.fixture(scope="module")
+def start():
+    """start(pace): a simulated quadrotor in still air, and whoever is on the other side; one process for each pace."""
+    open_, found = [], {}
+
+    def make(pace):
+        if pace not in found:
+            domain = Domain()
+            world = {"task": "quadrotor_track", "simulator": "mujoco", "pace": pace, "wind_speed": 0.0, "command_timeout": 1.0}
+            graph = Graph((NodeSpec("sim", "sim_node", world),), domain).__enter__()
+            open_.append((domain, graph))
+            found[pace] = Other(domain, graph, HEARD, {"cmd_vel": TwistStamped})
+            found[pace].until(lambda: found[pace].heard["odom"] and found[pace].mouth["cmd_vel"].get_subscription_count(), "the quadrotor")
+        return found[pace]
+
+    yield make
+    for other in found.values():
+        other.close()
+    for domain, graph in open_:
+        graph.stop()
+        domain.close()
+
+
+def stamp(message):
+    return messages.to_stamp(message.header.stamp)
+
+
+def height(message):
+    return message.pose.pose.position.z
+
+
+def fly(other, answers, thrust=1.5):
+    values = (QUADROTOR.rest[0] * thrust, 0.0, 0.0, 0.0)
+    other.mouth["cmd_vel"].publish(messages.twist_command(QUADROTOR.twist_of(values), answers))
+
+
+def test_lockstep_time_passes_by_commands_alone(start):
+    other = start("lockstep")
+    begun = int(other.ask("begin_episode").message)
+    first = other.next("odom", 3)
+    assert begun <= stamp(first) < begun + 1000  # repetitions, 1 ns apart
+    fly(other, stamp(first))
+    other.until(lambda: stamp(other.heard["odom"][-1]) > begun + 19_000_000, "a step")
+    after = other.next("odom", 3)
+    assert begun + 19_000_000 < stamp(after) < begun + 21_000_000  # one period
+    assert height(after) != height(first)
+    fly(other, stamp(first))  # the same again
+    other.until(lambda: other.status.get("out_of_order") == "1", "the refusal to be told")
+    assert stamp(other.next("odom", 3)) < begun + 21_000_000
+    assert abs(messages.to_stamp(other.heard["/clock"][-1].clock) - stamp(other.heard["odom"][-1])) < 1_000_000
+    turn = other.heard["imu"][-1].orientation
+    assert np.linalg.norm([turn.w, turn.x, turn.y, turn.z]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_description_is_there_for_whoever_comes_late(start):
+    other = start("lockstep")
+    other.until(lambda: other.heard["robot_description"], "the description")
+    assert '<robot name="quadrotor">' in other.heard["robot_description"][0].data
+
+
+def test_pause_step_and_reset(start):
+    other = start("lockstep")
+    begun = int(other.ask("reset").message)
+    assert not other.ask("step").success  # it runs
+    assert other.ask("set_pause", data=True).success
+    answer = other.ask("step")
+    assert not answer.success
+    assert "no command waits" in answer.message
+    fly(other, stamp(other.next("odom", 3)))
+    other.spin(0.5)
+    assert stamp(other.next("odom", 3)) < begun + 1_000_000  # it waits
+    assert other.ask("step").success
+    assert stamp(other.next("odom", 3)) > begun + 19_000_000
+    assert other.ask("set_pause", data=False).success
+    assert int(other.ask("reset").message) > begun
+
+
+def test_the_hidden_task_changes_inside_of_its_limits(start):
+    other = start("lockstep")
+    found = other.set("payload", 0.2)
+    assert found.successful
+    assert found.reason == "holds at once"
+    other.until(lambda: other.status.get("message") == "the hidden task has changed: payload = 0.2", "the change to be told")
+    refused = other.set("payload", 9.0)
+    assert not refused.successful
+    assert "payload" in refused.reason
+    fixed = other.set("simulator", "pybullet")
+    assert not fixed.successful
+    assert "cannot change while the simulation runs" in fixed.reason
+
+
+def test_in_real_time_nothing_moves_before_the_first_command_and_the_watchdog_stops_what_nobody_commands(start):
+    other = start("realtime")
+    begun = int(other.ask("begin_episode").message)
+    other.spin(0.5)
+    first = other.next("odom", 3)
+    assert stamp(first) < begun + 1_000_000
+    fly(other, stamp(first), thrust=1.3)
+    wall = time.monotonic()
+    other.until(lambda: other.status.get("stale_command", "0") >= "1", "the watchdog")
+    passed = time.monotonic() - wall
+    simulated = (stamp(other.next("odom")) - begun) * 1e-9
+    assert simulated > 0.9  # the command held for a second
+    assert simulated < passed + 1.0  # no faster than the wall
+    assert height(other.heard["odom"][-1]) > height(first) + 0.5  # it climbed
+    other.until(lambda: abs(other.heard["odom"][-1].twist.twist.linear.z) < 0.3, "it to hover")
+    assert other.ask("set_pause", data=True).success
+    other.spin(0.3)
+    held = stamp(other.heard["odom"][-1])
+    other.spin(0.5)
+    assert stamp(other.heard["odom"][-1]) == held
+    assert other.ask("step").success
+    other.until(lambda: stamp(other.heard["odom"][-1]) == held + 20_000_000, "one period")
+    other.ask("set_pause", data=False)
+
+
+def test_arm7_answers_to_the_fr3s_names():
+    """The same simulated robot, as franka_ros2 would call it."""
+    heard = {"joint_states": (JointState, runtime.STREAM_IN), "robot_description": (String, runtime.LATCHED), "sim/status": (DiagnosticArray, runtime.LATCHED)}
+    names = [f"fr3_joint{i}" for i in range(1, 8)]
+    spec = NodeSpec("sim", "sim_node", {"task": "arm_reach", "simulator": "mujoco"}, files=(config_file("fr3"),))
+    with Domain() as domain, Graph((spec,), domain) as graph:
+        other = Other(domain, graph, heard, {"fr3_arm_controller/joint_trajectory": JointTrajectory})
+        try:
+            other.until(lambda: other.heard["joint_states"] and other.heard["robot_description"], "the arm")
+            assert list(other.heard["joint_states"][-1].name) == names
+            text = other.heard["robot_description"][0].data
+            assert all(f'<joint name="{name}"' in text for name in names)
+            assert '<joint name="panda_joint' not in text
+            from metarl.ros_nodes.limits import Command
+
+            now = np.array(other.heard["joint_states"][-1].position)
+            command = Command(0, np.array([0.02]), now[None] + 0.01, np.zeros((1, 7)))
+            mouth = other.mouth["fr3_arm_controller/joint_trajectory"]
+            other.until(lambda: mouth.get_subscription_count() == 1, "the controller")
+            mouth.publish(messages.command_message(command, names[::-1]))  # by name, never by index
+            begun = stamp(other.heard["joint_states"][-1])
+            other.until(lambda: stamp(other.heard["joint_states"][-1]) > begun + 15_000_000, "a step")
+            mouth.publish(messages.command_message(command, robots.load("arm7").joint_names))
+            other.until(lambda: other.status.get("missing_joint") == "1", "the refusal of names of another robot")
+        finally:
+            other.close()
