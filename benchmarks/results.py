@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 ZOO, SEEDS, CURVES = ROOT / "metarl" / "zoo", Path(__file__).parent / "seeds", Path(__file__).parent / "curves"
 NUM_TASKS = {"mujoco": 128, "analytic": 128, "pybullet": 64}
 MANY_TASKS = {"bandit_n10_k5": 8192}  # where a task is nearly all chance, and costs nothing
-SPLITS = {"mujoco": ("iid", "ood_near", "ood_far"), "analytic": ("iid",), "pybullet": ("iid",)}
+SPLITS = {"mujoco": ("iid", "ood_near", "ood_far"), "analytic": ("iid", "ood_near", "ood_far"), "pybullet": ("iid",)}  # those that the task has
 
 
 def files_of(task: str, algorithm: str) -> list[Path]:
@@ -39,7 +39,7 @@ def measure(task: str) -> list[Evaluation]:
     robust, oracle = ([files_of(task, n)[0]] if n in names else [] for n in ("robust", "oracle"))
     done = []
     for simulator in tasks.make(task).simulators:
-        for split in SPLITS[simulator]:
+        for split in (s for s in SPLITS[simulator] if s in tasks.make(task).splits):
             print(f"{task}, {split}, {simulator}: {len(files)} files", flush=True)
             done.append(evaluate(files, robust, oracle, split, simulator, MANY_TASKS.get(task, NUM_TASKS[simulator]), threads=2))
     return done
