@@ -10,6 +10,7 @@ from metarl import algos
 # RL², robust and oracle share one PPO and one network: what differs between them is only what they remember and are told
 _RECURRENT: dict[str, dict[str, Any]] = {
     "arm_slide": {"num_tasks": 128, "iterations": 70, "discount": 0.95, "minibatches": 4, "epochs": 6},
+    "arm_slide_jaco": {"num_tasks": 128, "iterations": 70, "discount": 0.95, "minibatches": 4, "epochs": 6},
     "arm_reach": {
         "num_tasks": 256, "iterations": 150, "discount": 0.97, "minibatches": 4, "epochs": 4,
         "hidden_size": 64, "learning_rate": 1.5e-3, "max_kl": 0.05, "entropy_bonus": 0.001,
