@@ -32,6 +32,7 @@ from metarl.ros_nodes.events import Event, EventOrder
 from metarl.ros_nodes.inbox import Inbox
 from metarl.ros_nodes.limits import Command
 from metarl.ros_nodes.rejection import Rejected, RejectedAction
+from metarl.ros_nodes.replay import circumstances
 from metarl.ros_nodes.runtime import Setting
 from metarl.ros_nodes.wires import ArmWire, wired
 
@@ -208,6 +209,8 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         except Rejected as rejected:
             self.status.refused(rejected.reason, f"executed: {rejected}")
             return
+        if command.stamp != self._asked:
+            return  # a stop of the safety node's own, which answers no decision
         self._executed = command.stamp, last
         self._advance()
 
@@ -233,7 +236,7 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         seen = self.inbox.readings()
         executed = torch.empty(0) if event.begins else self._executed[1]
         excluded, self._oldest = "stale_state" if self._oldest > self.state_timeout else "", 0.0
-        self._used.publish(messages.used_message(event, self.loop.needs, seen, executed))
+        self._used.publish(messages.used_message(event, self.loop.needs, seen, executed, circumstances(self.loop, excluded)))
         self.safe.note(event.epoch, event.sequence)
         if event.begins:
             self._publish(event, self.loop.begin_episode(seen))

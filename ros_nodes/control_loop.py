@@ -53,6 +53,7 @@ class ControlLoop:
         needs: names of the readings that must arrive before it can act.
         max_step: rad, how far from the measured pose the first set-point after an activation may lie; each later one as much farther.
         excluded: why the last decision was not learned from, or "".
+        ramp: decisions since the last activation, up to RAMP.
     """
 
     def __init__(self, task: Task, adapter: Adapter, explore: bool) -> None:
@@ -60,7 +61,7 @@ class ControlLoop:
         self.needs = readings.needed_to_act(task)
         self.max_step, self.excluded = 0.05, ""
         self._deciding = False
-        self._ramp = RAMP
+        self.ramp = RAMP
 
     def begin_trial(self) -> None:
         """A new task: forget what was understood of the last one."""
@@ -88,7 +89,7 @@ class ControlLoop:
 
     def resume(self) -> None:
         """The robot may be elsewhere than it was commanded to: begin from where it is measured, step by step."""
-        self._ramp = 0
+        self.ramp = 0
 
     def take_result(
         self, reward: float, terminated: bool, truncated: bool, seen: Readings, executed: Tensor | None = None, excluded: str = ""
@@ -118,7 +119,7 @@ class ControlLoop:
         self.excluded = excluded or self._misled(reward, executed)
         if executed is not None:
             self._commanded = executed.unsqueeze(0)
-        if self._ramp == 0 and isinstance(self.task.robot, ArmSpec):
+        if self.ramp == 0 and isinstance(self.task.robot, ArmSpec):
             self._commanded = ready["qpos"]
         self._last_action = self._possible(given)
         sensed, self._obs = self._observe(ready)
@@ -182,12 +183,12 @@ class ControlLoop:
 
     def _near(self, command: JointTrajectory, sensed: Readings) -> JointTrajectory:
         """The command; where it is one of the first set-points after an activation, not far from the measured pose."""
-        if self._ramp >= RAMP:
+        if self.ramp >= RAMP:
             return command
-        self._ramp += 1
+        self.ramp += 1
         if command.qpos.shape[1] > 1:  # a trajectory begins at the measured pose by itself
             return command
-        measured, room = sensed["qpos"].unsqueeze(1), self.max_step * self._ramp
+        measured, room = sensed["qpos"].unsqueeze(1), self.max_step * self.ramp
         return command._replace(qpos=command.qpos.clamp(measured - room, measured + room))
 
     def _possible(self, action: Tensor) -> Tensor:
