@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,8 @@ def measure(trained: MetaGenRL) -> dict[str, list[Array]]:
         untrained = algos.load("metagenrl")(trained.spec, trained.params, trained.config, birth)
         assert isinstance(untrained, MetaGenRL)
         untrained.network.normalizer.load_state_dict(trained.network.normalizer.state_dict())
-        unmoved = copy.deepcopy(trained)
-        with torch.no_grad():
-            unmoved.objective.last.weight.zero_()
+        unmoved = copy.copy(trained)
+        unmoved.config = replace(trained.config, updates=0)
         for name, algorithm in (("trained", trained), ("untrained", untrained), ("as born", unmoved)):
             found[name].append(returns(algorithm, birth))
             print(name, birth, " ".join(f"{x:.0f}" for x in found[name][-1].mean(0)), flush=True)

@@ -8,6 +8,7 @@ import torch
 from metarl import meta_parameters, tasks
 from metarl.algos.metagenrl import BOUND, NUM_FACTS, AgentAdapter, MetaGenRL, MetaGenRLConfig, Objective
 from metarl.population import Agents, Segments
+from metarl.presets import config_for
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv
 from metarl.tasks.point_navigation import PointNavigation
@@ -400,3 +401,26 @@ def test_an_agent_learns_as_it_would_alone():
 
 
 # ---- learning ---------------------------------------------------------------------------------------------------------------
+
+
+def lives(algorithm, tasks_of, episodes):
+    """(tasks, episodes) returns of new agents."""
+    env = BatchedEnv(tasks.make("point_navigation"), len(tasks_of), num_threads=1, seed=3)
+    env.set_tasks(tasks_of)
+    algorithm.network.birth.fill_(77)
+    return collect(env, algorithm.adapter(len(tasks_of)), episodes, explore=True).returns.mean(1)
+
+
+@pytest.mark.learn
+def test_the_learned_objective_trains_new_agents_in_new_tasks():
+    task = tasks.make("point_navigation")
+    config = config_for("metagenrl", "point_navigation")
+    algorithm, untrained = (MetaGenRL(task.spec, task.params, config, seed=0) for _ in range(2))
+    env = BatchedEnv(task, config.num_tasks, num_threads=1)
+    for iteration in range(40):
+        env.set_tasks(task.practice(config.num_tasks, 0, iteration, algorithm.pool_tasks))
+        algorithm.meta_update(collect(env, algorithm.adapter(config.num_tasks, training=True), explore=True))
+    held_out = task.sample(16, "iid")
+    trained, not_trained = lives(algorithm, held_out, 20), lives(untrained, held_out, 20)
+    assert float(trained[:, -3:].mean()) > float(trained[:, 0].mean()) + 15, "better than it was born"
+    assert float(trained[:, -3:].mean()) > float(not_trained[:, -3:].mean()) + 100
