@@ -100,7 +100,9 @@ PRESETS["pearl", "half_cheetah_vel"] = PRESETS["pearl", "half_cheetah_vel_pearl"
 }  # fmt: skip
 # ten times fewer decisions than RL²
 PRESETS["amago", "grid_navi"] = {"num_tasks": 48, "iterations": 110, "updates": 30, "buffer_trials": 3072}
-PRESETS["amago", "arm_slide"] = {"num_tasks": 32, "iterations": 90, "updates": 40, "batch_trials": 128, "lookahead": (1, 4, 20)}
+PRESETS["amago", "arm_slide"] = {
+    "num_tasks": 64, "iterations": 50, "updates": 20, "batch_trials": 128, "lookahead": (1, 4, 20), "entropy_bonus": 0.05,
+}  # fmt: skip
 # a reward that says at once what a step was worth
 PRESETS["metagenrl", "point_navigation"] = {"discount": 0.9}
 
