@@ -173,8 +173,10 @@ def decisions(loop: ControlLoop, bag: Bag) -> Iterator[tuple[Event, Decision | N
         excluded = _restore(loop, used.circumstances, bag.learned.get((event.epoch, event.sequence), 0.0))
         assert isinstance(loop.adapter, SafeAdapter)
         loop.adapter.note(event.epoch, event.sequence)
-        if event.begins:
+        if event.begins or not (loop.deciding or event.ends):  # an adapter that was started anew joined here
             yield event, loop.begin_episode(used.seen)
+            continue
+        if not loop.deciding:
             continue
         decision = loop.take_result(event.reward, event.terminated, event.truncated, used.seen, used.executed, excluded)
         if decision is None:
