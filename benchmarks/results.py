@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 ZOO, SEEDS, CURVES = ROOT / "metarl" / "zoo", Path(__file__).parent / "seeds", Path(__file__).parent / "curves"
 NUM_TASKS = {"mujoco": 128, "analytic": 128, "pybullet": 64}
 MANY_TASKS = {"bandit_n10_k5": 8192}  # where a task is nearly all chance, and costs nothing
+BY_THEMSELVES = ("metagenrl",)  # a new agent needs more than a trial: see learned_objective.py
 SPLITS = {"mujoco": ("iid", "ood_near", "ood_far"), "analytic": ("iid", "ood_near", "ood_far"), "pybullet": ("iid",)}  # those that the task has
 
 
@@ -35,7 +36,7 @@ def files_of(task: str, algorithm: str) -> list[Path]:
 def measure(task: str) -> list[Evaluation]:
     """All algorithms of the zoo for a task, in every simulator and split."""
     names = [entry.split("/")[1] for entry in meta_parameters.zoo() if entry.split(":")[1].split("/")[0] == task]
-    files = [f for name in names if name not in ("robust", "oracle") for f in files_of(task, name)]
+    files = [f for name in names if name not in ("robust", "oracle", *BY_THEMSELVES) for f in files_of(task, name)]
     robust, oracle = ([files_of(task, n)[0]] if n in names else [] for n in ("robust", "oracle"))
     done = []
     for simulator in tasks.make(task).simulators:

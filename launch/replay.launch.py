@@ -3,10 +3,12 @@
 Nodes, parameters and remappings stand in `metarl.ros_nodes.graph`; here they are only handed to ROS.
 """
 
+from typing import Any
+
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 
-from launch import LaunchContext, LaunchDescription
+from launch import LaunchDescription
 from metarl.ros_nodes.graph import replay
 from metarl.ros_nodes.launch_file import started
 
@@ -23,6 +25,6 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([*arguments, OpaqueFunction(function=_nodes)])
 
 
-def _nodes(context: LaunchContext) -> list[object]:
+def _nodes(context: Any) -> list[Any]:
     bag, policy, rate, namespace = (LaunchConfiguration(name).perform(context) for name in ("bag", "policy", "rate", "namespace"))
     return started(replay(bag, policy, float(rate)), namespace)

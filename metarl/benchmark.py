@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl import algos, tasks
+from metarl.algos.metagenrl import MetaGenRL
 from metarl.algos.pearl import PEARL
 from metarl.measuring import Figure, Still, bare_physics, in_turns, median_ratio, replayed_physics, torch_threads
 from metarl.presets import config_for
@@ -309,6 +310,39 @@ def _products(algorithm: PEARL) -> Callable[[], None]:
     return run
 
 
+def metagenrl_against_bare_passes() -> list[Figure]:
+    """What MetaGenRL does between two steps of policies and objective, against a forward and a backward pass of each network for each of its updates."""
+    task = tasks.make(MAML_TASK)
+    algorithm = algos.load("metagenrl")(task.spec, task.params, config_for("metagenrl", MAML_TASK), 0)
+    assert isinstance(algorithm, MetaGenRL)
+    config, agents, env = algorithm.config, algorithm.population, BatchedEnv(task, algorithm.config.num_tasks, algorithm.config.num_robots)
+    env.set_tasks(task.sample(config.num_tasks))
+    algorithm.meta_update(collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True))
+    env.close()
+    said = algorithm.seen(agents.episodes.draw(2 * config.batch_size, min(config.segment, task.horizon), algorithm.generator))
+    part, objective = said.first(config.batch_size), algorithm.objective
+    policy, critic = (x.clone().requires_grad_() for x in (agents.policy, agents.critic))
+    told = [x.flatten(0, 1) for x in (part.action, part.action, part.valid[..., :1, None], algorithm.facts(agents, part, part.action), part.valid)]
+
+    def step() -> None:
+        for update in range(config.policy_delay):
+            algorithm.practise(agents, update, algorithm.generator, learn=True)
+
+    def bare() -> None:
+        for _ in range(config.policy_delay):
+            torch.autograd.grad(agents.judge(critic, said.obs, said.action).square().mean(), critic)
+        torch.autograd.grad(agents.act(policy, part.obs).square().mean(), policy)
+        torch.autograd.grad(objective(*told).square().mean(), list(objective.parameters()))
+
+    with torch_threads(NUM_THREADS):
+        seconds = in_turns({"step": step, "bare": bare}, rounds=25)
+    name = f"step of metagenrl, {config.num_tasks} agents x {config.batch_size} segments x {config.segment} decisions"
+    return [
+        Figure(name, statistics.median(seconds["step"]), "s"),
+        Figure(f"{name}, in bare forward and backward passes", median_ratio(seconds["step"], seconds["bare"]), goal="<= 5"),
+    ]
+
+
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "physics": env_against_physics,
     "suite": every_env_against_physics,
@@ -319,6 +353,7 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "latency": latency,
     "maml": maml_against_bare_passes,
     "pearl": pearl_against_bare_products,
+    "metagenrl": metagenrl_against_bare_passes,
 }
 
 

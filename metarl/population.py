@@ -93,7 +93,7 @@ class Episodes(nn.Module):
 
 
 class StackedNetwork:
-    """Networks of one shape with parameters (M, P): linear layers with tanh between them."""
+    """Networks of one shape with parameters (M, P): linear layers with relu between them."""
 
     def __init__(self, sizes: Sequence[int], last_scale: float) -> None:
         self.shapes = [shape for i, o in itertools.pairwise(sizes) for shape in ((i, o), (1, o))]
@@ -116,7 +116,7 @@ class StackedNetwork:
         """(M, N, output) from parameters (M, P) and inputs (M, N, input)."""
         *hidden, (weight, bias) = self._layers(theta)
         for inner_weight, inner_bias in hidden:
-            x = torch.baddbmm(inner_bias, x, inner_weight).tanh()
+            x = torch.baddbmm(inner_bias, x, inner_weight).relu()
         return torch.baddbmm(bias, x, weight)
 
     def push(self, theta: Tensor, x: Tensor, direction: Tensor) -> Tensor:
@@ -124,8 +124,8 @@ class StackedNetwork:
         change = torch.zeros_like(x)
         for i, ((weight, bias), (by_weight, by_bias)) in enumerate(zip(self._layers(theta), self._layers(direction), strict=True)):
             if i > 0:
-                x = x.tanh()
-                change = change * (1 - x * x)
+                change = change * (x > 0)
+                x = x.relu()
             change = torch.baddbmm(by_bias, x, by_weight) + change @ weight
             x = torch.baddbmm(bias, x, weight)
         return change

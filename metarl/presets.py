@@ -10,6 +10,7 @@ from metarl import algos
 # RL², robust and oracle share one PPO and one network: what differs between them is only what they remember and are told
 _RECURRENT: dict[str, dict[str, Any]] = {
     "arm_slide": {"num_tasks": 128, "iterations": 70, "discount": 0.95, "minibatches": 4, "epochs": 6},
+    "arm_slide_jaco": {"num_tasks": 128, "iterations": 70, "discount": 0.95, "minibatches": 4, "epochs": 6},
     "arm_reach": {
         "num_tasks": 256, "iterations": 150, "discount": 0.97, "minibatches": 4, "epochs": 4,
         "hidden_size": 64, "learning_rate": 1.5e-3, "max_kl": 0.05, "entropy_bonus": 0.001,
@@ -78,18 +79,32 @@ PRESETS["varibad", "point_navigation_semicircle"] = _RECURRENT["point_navigation
     "vae_trials": 32, "num_decoded": 60, "kl_weight": 1.0, "vae_learning_rate": 1e-3, "vae_updates": 10,
 }  # fmt: skip
 
-# the code's settings for the sparse point robot, in rewards of its own unit; the cheetah's with smaller networks and batches
+# beta is the code's, in rewards of their own unit; smaller networks and batches, and noise that leads somewhere where a reward is hard to find
 PRESETS["pearl", "sparse_point_pearl"] = {
-    "pool_tasks": 80, "prior_episodes": 5, "iterations": 60, "updates": 150, "batch_size": 64, "context_size": 128,
-    "layers": (64, 64), "encoder_layers": (64, 64),
-    "reward_scale": 1.0, "discount": 0.9, "kl_weight": 0.002, "learning_rate": 2e-3, "negentropy": 0.5,
+    "num_tasks": 40, "pool_tasks": 80, "prior_episodes": 5, "iterations": 150, "updates": 150, "batch_size": 32, "context_size": 400,
+    "layers": (64, 64), "encoder_layers": (64, 64), "reward_scale": 1.0, "discount": 0.9, "kl_weight": 0.005, "learning_rate": 2e-3,
+    "target_rate": 0.02, "negentropy": 0.25, "noise_correlation": 0.95,
+}  # fmt: skip
+PRESETS["pearl", "point_navigation"] = {
+    "iterations": 60, "updates": 100, "batch_size": 48, "context_size": 64, "layers": (64, 64), "encoder_layers": (64, 64),
+    "reward_scale": 0.5, "discount": 0.95, "kl_weight": 0.003, "learning_rate": 2e-3, "target_rate": 0.02,
+}  # fmt: skip
+# one decision an episode: nothing comes after it
+PRESETS["pearl", "arm_slide"] = {
+    "num_tasks": 64, "pool_tasks": 256, "iterations": 80, "updates": 300, "batch_size": 64, "context_size": 4, "latent_size": 8, "memory": 500,
+    "layers": (128, 128), "discount": 0.0, "reward_scale": 5.0, "kl_weight": 0.002, "initial_alpha": 0.1,
 }  # fmt: skip
 PRESETS["pearl", "half_cheetah_vel"] = PRESETS["pearl", "half_cheetah_vel_pearl"] = {
-    "num_tasks": 10, "iterations": 134, "updates": 600, "batch_size": 128, "context_size": 64, "layers": (128, 128), "reward_scale": 0.2,
+    "num_tasks": 10, "iterations": 134, "updates": 900, "batch_size": 128, "context_size": 64, "layers": (128, 128),
+    "reward_scale": 0.2, "initial_alpha": 0.05, "kl_weight": 0.02, "target_rate": 0.01,
 }  # fmt: skip
 # ten times fewer decisions than RL²
 PRESETS["amago", "grid_navi"] = {"num_tasks": 48, "iterations": 110, "updates": 30, "buffer_trials": 3072}
-PRESETS["amago", "arm_slide"] = {"num_tasks": 32, "iterations": 90, "updates": 40, "batch_trials": 128, "lookahead": (1, 4, 20)}
+PRESETS["amago", "arm_slide"] = {
+    "num_tasks": 64, "iterations": 50, "updates": 20, "batch_trials": 128, "lookahead": (1, 4, 20), "entropy_bonus": 0.05,
+}  # fmt: skip
+# a reward that says at once what a step was worth
+PRESETS["metagenrl", "point_navigation"] = {"discount": 0.9}
 
 
 def config_for(algorithm: str, task: str) -> Any:

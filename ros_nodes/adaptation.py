@@ -74,7 +74,7 @@ class SafeAdapter:
         self.bounds, self.counts = Bounds(), Counter[str]()
         self.version, self.off = (-1, -1), ""
         self.milliseconds = self.distance = 0.0
-        self._adapter, self._range, self._clock = adapter, reward_range, clock
+        self._adapter, self._range, self.clock = adapter, reward_range, clock
         self._event = (-1, -1)
         self._spare: Adapter | None = None
         self._prior = duplicate(adapter)
@@ -117,12 +117,12 @@ class SafeAdapter:
 
     def adapt(self) -> None:
         """An episode has ended: learn from it, unless there is nothing to learn from."""
-        begun = self._clock()
+        begun = self.clock()
         if self._learns and self._used:
             self._offer(lambda adapter: adapter.adapt(), self._before)
         elif self._learns:
             self._adapter, self._spare = self._before, None
-        self.milliseconds = 1000 * (self._clock() - begun)
+        self.milliseconds = 1000 * (self.clock() - begun)
         if self.milliseconds > 1000 * self.bounds.budget:
             self._switch_off("over_budget")
         self._watch_rewards()

@@ -32,6 +32,7 @@ from metarl.ros_nodes.events import Event, EventOrder
 from metarl.ros_nodes.inbox import Inbox
 from metarl.ros_nodes.limits import Command
 from metarl.ros_nodes.rejection import Rejected, RejectedAction
+from metarl.ros_nodes.replay import circumstances
 from metarl.ros_nodes.runtime import Setting
 from metarl.ros_nodes.wires import ArmWire, wired
 
@@ -106,6 +107,8 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
             found = "no state of the robot has arrived yet" if age == float("inf") else f"the robot's state is {age:.3f} s old"
             self._say("inactive", f"not activated: {found}, allowed are {self.state_timeout:.3f} s", trouble=True)
             return FAILURE
+        if not self.loop.deciding:  # what was asked before is long over; a trial that is under way is joined where it is
+            del self._events[:-1]
         self.loop.resume()
         self._active, self._oldest = True, 0.0
         self._say("active", f"adapting with {self.file}")
@@ -149,7 +152,7 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         assert isinstance(self.loop.adapter, SafeAdapter)
         self.safe = self.loop.adapter
         self.safe.bounds, self.loop.max_step = self.bounds, self.max_step
-        self.order = EventOrder()
+        self.order = EventOrder(join=True)
         self._events: list[Event] = []  # accepted, not yet dealt with
         self._asked = 0  # ns, stamp of the command that was published last
         self._executed: tuple[int, torch.Tensor] = (0, torch.empty(0))  # stamp and last pose of what safety let through
@@ -208,6 +211,8 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         except Rejected as rejected:
             self.status.refused(rejected.reason, f"executed: {rejected}")
             return
+        if command.stamp != self._asked:
+            return  # a stop of the safety node's own, which answers no decision
         self._executed = command.stamp, last
         self._advance()
 
@@ -218,7 +223,7 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         if not self._active or not self._events:
             return
         event = self._events[0]
-        if self.inbox.missing(event.stamp) or not (event.begins or self._executed[0] == self._asked):
+        if self.inbox.missing(event.stamp) or (self.loop.deciding and not event.begins and self._executed[0] != self._asked):
             return
         self._events.pop(0)
         try:
@@ -231,12 +236,14 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
 
     def _answer(self, event: Event) -> None:
         seen = self.inbox.readings()
-        executed = torch.empty(0) if event.begins else self._executed[1]
+        executed = torch.empty(0) if event.begins or not self.loop.deciding else self._executed[1]
         excluded, self._oldest = "stale_state" if self._oldest > self.state_timeout else "", 0.0
-        self._used.publish(messages.used_message(event, self.loop.needs, seen, executed))
+        self._used.publish(messages.used_message(event, self.loop.needs, seen, executed, circumstances(self.loop, excluded)))
         self.safe.note(event.epoch, event.sequence)
-        if event.begins:
+        if event.begins or not (self.loop.deciding or event.ends):
             self._publish(event, self.loop.begin_episode(seen))
+            return
+        if not self.loop.deciding:
             return
         decision = self.loop.take_result(event.reward, event.terminated, event.truncated, seen, executed, excluded)
         if decision is not None:

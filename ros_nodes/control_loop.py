@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -21,6 +22,7 @@ from metarl.algorithm import Adapter
 from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec, VehicleSpec
 from metarl.ros_nodes import readings
 from metarl.ros_nodes.adaptation import SafeAdapter, duplicate
+from metarl.ros_nodes.limits import Command, Limits, check_set_point
 from metarl.ros_nodes.rejection import Rejected, RejectedAction
 from metarl.tasks.batched_env import Step
 from metarl.tasks.task import Readings, Task
@@ -53,19 +55,21 @@ class ControlLoop:
         needs: names of the readings that must arrive before it can act.
         max_step: rad, how far from the measured pose the first set-point after an activation may lie; each later one as much farther.
         excluded: why the last decision was not learned from, or "".
+        deciding: a decision is open, whose result must come.
+        ramp: decisions since the last activation, up to RAMP.
     """
 
     def __init__(self, task: Task, adapter: Adapter, explore: bool) -> None:
         self.task, self.adapter, self.explore = task, adapter, explore
         self.needs = readings.needed_to_act(task)
         self.max_step, self.excluded = 0.05, ""
-        self._deciding = False
-        self._ramp = RAMP
+        self.deciding = False
+        self.ramp = RAMP
 
     def begin_trial(self) -> None:
         """A new task: forget what was understood of the last one."""
         self.adapter.reset()
-        self._deciding = False
+        self.deciding = False
 
     def begin_episode(self, seen: Readings) -> Decision:
         """Act for the first time in an episode.
@@ -88,7 +92,7 @@ class ControlLoop:
 
     def resume(self) -> None:
         """The robot may be elsewhere than it was commanded to: begin from where it is measured, step by step."""
-        self._ramp = 0
+        self.ramp = 0
 
     def take_result(
         self, reward: float, terminated: bool, truncated: bool, seen: Readings, executed: Tensor | None = None, excluded: str = ""
@@ -109,7 +113,7 @@ class ControlLoop:
             Rejected: no decision is open, or something given cannot be used; nothing was changed by it.
             RejectedAction: what the adapter decided cannot be used.
         """
-        if not self._deciding:
+        if not self.deciding:
             raise Rejected("no_decision", "a result came, but no decision is open")
         if not math.isfinite(reward):
             raise Rejected("not_finite", f"the reward is {reward}")
@@ -118,13 +122,13 @@ class ControlLoop:
         self.excluded = excluded or self._misled(reward, executed)
         if executed is not None:
             self._commanded = executed.unsqueeze(0)
-        if self._ramp == 0 and isinstance(self.task.robot, ArmSpec):
+        if self.ramp == 0 and isinstance(self.task.robot, ArmSpec):
             self._commanded = ready["qpos"]
         self._last_action = self._possible(given)
         sensed, self._obs = self._observe(ready)
         self.adapter.observe(_step(before_obs, given, reward, self._obs, terminated, truncated, not self.excluded))
         if terminated or truncated:
-            self._deciding = False
+            self.deciding = False
             return None
         return self._act(sensed)
 
@@ -137,6 +141,7 @@ class ControlLoop:
 
         Raises:
             RejectedAction: what was decided cannot be used.
+            Rejected: a set-point that is decided at rest breaks a limit of the robot.
         """
         robot = self.task.robot
         made_up = {name: torch.zeros(readings.size(self.task, name)) for name in self.needs if name not in readings.FROM_JOINTS}
@@ -144,10 +149,14 @@ class ControlLoop:
             made_up["qpos"] = torch.tensor(robot.home_qpos)
         trial = ControlLoop(self.task, duplicate(self.adapter), False)
         try:
-            trial.begin_episode(made_up)
+            decision = trial.begin_episode(made_up)
         except RejectedAction:
             if bool(trial._obs.isfinite().all()):  # readings that cannot be are no fault of the file
                 raise
+            return
+        if isinstance(robot, ArmSpec) and isinstance(decision.command, JointTrajectory) and len(decision.command.qpos) == 1:
+            qpos, qvel, dt = (decision.command.qpos.double().numpy(), decision.command.qvel.double().numpy(), decision.command.dt)
+            check_set_point(Limits.of(robot), Command(1, np.array([dt]), qpos, qvel), np.array(robot.home_qpos), None)
 
     def _misled(self, reward: float, executed: Tensor | None) -> str:
         """Why what came of the decision says nothing about it, or ""."""
@@ -171,7 +180,7 @@ class ControlLoop:
             raise RejectedAction("not_finite", f"the action is {action.flatten().tolist()}")
         self._action = action[0].float()
         command = self.task.command(self._possible(self._action), sensed)
-        self._deciding = True
+        self.deciding = True
         if isinstance(command, Controls):
             self._commanded = command.ctrl
             return Decision(self._action[0], Controls(command.ctrl[0]))
@@ -182,12 +191,12 @@ class ControlLoop:
 
     def _near(self, command: JointTrajectory, sensed: Readings) -> JointTrajectory:
         """The command; where it is one of the first set-points after an activation, not far from the measured pose."""
-        if self._ramp >= RAMP:
+        if self.ramp >= RAMP:
             return command
-        self._ramp += 1
+        self.ramp += 1
         if command.qpos.shape[1] > 1:  # a trajectory begins at the measured pose by itself
             return command
-        measured, room = sensed["qpos"].unsqueeze(1), self.max_step * self._ramp
+        measured, room = sensed["qpos"].unsqueeze(1), self.max_step * self.ramp
         return command._replace(qpos=command.qpos.clamp(measured - room, measured + room))
 
     def _possible(self, action: Tensor) -> Tensor:

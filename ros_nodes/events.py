@@ -46,10 +46,14 @@ class Event(NamedTuple):
 
 
 class EventOrder:
-    """Lets each event of the newest epoch through once, in order."""
+    """Lets each event of the newest epoch through once, in order.
 
-    def __init__(self) -> None:
-        self.epoch, self.sequence = -1, -1
+    Args:
+        join: whether the very first event may be any one: whoever was started anew finds a trial under way.
+    """
+
+    def __init__(self, join: bool = False) -> None:
+        self.epoch, self.sequence, self._join = -1, -1, join
 
     def accept(self, event: Event) -> bool:
         """Take note of an event; True where it is the first one of a new trial.
@@ -62,7 +66,7 @@ class EventOrder:
         expected = self.sequence + 1 if event.epoch == self.epoch else 0
         if event.sequence < expected:
             raise Rejected("duplicate", f"event {event.sequence} of trial {event.epoch} again, expected {expected}")
-        if event.sequence > expected:
+        if event.sequence > expected and not (self._join and self.epoch < 0):
             raise Rejected("gap", f"event {event.sequence} of trial {event.epoch}, expected {expected}")
         first = event.epoch > self.epoch
         self.epoch, self.sequence = event.epoch, event.sequence

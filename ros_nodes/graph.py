@@ -15,11 +15,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING
 
 from metarl.robots.spec import unknown_name
 from metarl.ros_nodes import PARENT_VARIABLE
 from metarl.tasks import SPLITS, simulators
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11; launch files may be read by an older one
 
 Value = str | int | float | bool | tuple[str, ...]
 READY = ": ready"  # how a node's log says so

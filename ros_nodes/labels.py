@@ -6,7 +6,7 @@ A message is anything with `layout.dim[0].label` and `data`: ROS's own Float64Mu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarl.ros_nodes.events import Event
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SECOND = 1_000_000_000  # ns
 EVENT = ("epoch", "sequence", "episode", "step", "reward", "terminated", "truncated", "error", "stamp_sec", "stamp_nanosec")
-_EXECUTED = "executed"
+_EXECUTED, _CIRCUMSTANCE = "executed", "="
 
 
 class Used(NamedTuple):
@@ -29,12 +29,14 @@ class Used(NamedTuple):
         epoch, sequence: of the event.
         seen: readings that it went by, name -> (n,).
         executed: what the robot was told in the end, empty where an episode begins.
+        circumstances: what else it depended on, by name; see `replay.circumstances`.
     """
 
     epoch: int
     sequence: int
     seen: Readings
     executed: Tensor
+    circumstances: dict[str, float]
 
 
 def labels_of(message: Any) -> list[str]:
@@ -73,14 +75,14 @@ def event_values(event: Event) -> list[float]:
     return [*event[:-1], *divmod(event.stamp, SECOND)]
 
 
-def used_values(event: Event, needs: Sequence[str], seen: Readings, executed: Tensor) -> tuple[list[str], list[float]]:
-    """Labels and numbers of what was used to answer an event; single precision survives."""
+def used_values(event: Event, needs: Sequence[str], seen: Readings, executed: Tensor, circumstances: Mapping[str, float]) -> tuple[list[str], list[float]]:
+    """Labels and numbers of what was used to answer an event; every bit survives."""
     labels, values = ["epoch", "sequence"], [float(event.epoch), float(event.sequence)]
     kept = {name: value for name, value in seen.items() if name in needs or name in ("qpos", "qvel")}
     for name, value in {**kept, _EXECUTED: executed}.items():
         labels += [f"{name}/{i}" for i in range(len(value))]
         values += value.tolist()
-    return labels, values
+    return [*labels, *(f"{_CIRCUMSTANCE}{name}/0" for name in circumstances)], [*values, *circumstances.values()]
 
 
 def to_used(message: Any) -> Used:
@@ -97,5 +99,7 @@ def to_used(message: Any) -> Used:
     found: dict[str, list[float]] = {_EXECUTED: []}
     for label, value in zip(labels[2:], message.data[2:], strict=True):
         found.setdefault(label.rpartition("/")[0], []).append(float(value))
-    tensors = {name: torch.tensor(values, dtype=torch.float32) for name, values in found.items()}
-    return Used(int(message.data[0]), int(message.data[1]), {k: v for k, v in tensors.items() if k != _EXECUTED}, tensors[_EXECUTED])
+    circumstances = {name[1:]: values[0] for name, values in found.items() if name.startswith(_CIRCUMSTANCE)}
+    tensors = {name: torch.tensor(values, dtype=torch.float32) for name, values in found.items() if not name.startswith(_CIRCUMSTANCE)}
+    executed = tensors.pop(_EXECUTED)
+    return Used(int(message.data[0]), int(message.data[1]), tensors, executed, circumstances)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
@@ -11,8 +11,11 @@ from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from launch import LaunchContext, LaunchDescription
+from launch import LaunchDescription
 from metarl.ros_nodes.graph import CHOICES, Choice, NodeSpec, graph
+
+if TYPE_CHECKING:
+    from launch import LaunchContext
 
 _HELP = {
     "policy": "a meta-parameters file, or zoo:TASK/ALGORITHM",

@@ -5,7 +5,7 @@ torch is imported only where readings are made: the safety node has none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -301,9 +301,9 @@ def event_message(event: Event) -> Float64MultiArray:
     return numbers(EVENT, event_values(event))
 
 
-def used_message(event: Event, needs: Sequence[str], seen: Readings, executed: Tensor) -> Float64MultiArray:
-    """What the adapter uses to answer an event: readings name -> (n,), and what was executed before; a bag of it can be replayed."""
-    return numbers(*used_values(event, needs, seen, executed))
+def used_message(event: Event, needs: Sequence[str], seen: Readings, executed: Tensor, circumstances: Mapping[str, float]) -> Float64MultiArray:
+    """What the adapter uses to answer an event: readings name -> (n,), what was executed before, and what else counts; a bag of it can be replayed."""
+    return numbers(*used_values(event, needs, seen, executed, circumstances))
 
 
 def stamped(name: str, value: Tensor, stamp: int) -> Float64MultiArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from metarl import robots
+from metarl.ros_nodes.adaptation import Mode, SafeAdapter
 from metarl.ros_nodes.control_loop import ControlLoop, Decision, load
 from metarl.ros_nodes.events import Event, EventOrder
 from metarl.ros_nodes.labels import Used, labels_of, to_event, to_used
 from metarl.ros_nodes.rejection import Rejected
 
-_EVENTS, _USED, _ACTION = "/task/events", "/adapter/used", "/adapter/action"
+_EVENTS, _USED, _ACTION, _ADAPTATION = "/task/events", "/adapter/used", "/adapter/action", "/adapter/adaptation"
+_BOUNDS = ("trust_radius", "collapse", "interventions", "budget")
+_MODES = tuple(Mode)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Bag:
         events: of the task, in their order.
         used: what the adapter went by, by (epoch, sequence) of the event that it answers.
         actions: what it decided, by the same.
+        learned: s that learning took at the end of an episode, by the same.
         duration: s.
     """
 
@@ -41,6 +45,7 @@ class Bag:
     events: tuple[Event, ...]
     used: dict[tuple[int, int], Used]
     actions: dict[tuple[int, int], Tensor]
+    learned: dict[tuple[int, int], float]
     duration: float
 
 
@@ -102,8 +107,9 @@ def read(folder: Path) -> Bag:
     events: list[Event] = []
     used: dict[tuple[int, int], Used] = {}
     actions: dict[tuple[int, int], Tensor] = {}
+    learned: dict[tuple[int, int], float] = {}
     order = EventOrder()
-    for topic, _, message in messages_of(folder, _EVENTS, _USED, _ACTION):
+    for topic, _, message in messages_of(folder, _EVENTS, _USED, _ACTION, _ADAPTATION):
         if topic.endswith(_EVENTS):
             event = to_event(message)
             try:
@@ -114,16 +120,19 @@ def read(folder: Path) -> Bag:
         elif topic.endswith(_USED):
             found = to_used(message)
             used[found.epoch, found.sequence] = found
-        else:
-            labels = labels_of(message)
-            values = dict(zip(labels, message.data, strict=True))
-            actions[int(values["epoch"]), int(values["sequence"])] = torch.tensor([float(v) for v in message.data[2:]], dtype=torch.float32)
+            continue
+        values = dict(zip(labels_of(message), (float(v) for v in message.data), strict=True))
+        answered = int(values["epoch"]), int(values["sequence"])
+        if topic.endswith(_ADAPTATION):
+            learned[answered] = 1e-3 * values["milliseconds"]
+        elif topic.endswith(_ACTION):
+            actions[answered] = torch.tensor([float(v) for v in message.data[2:]], dtype=torch.float32)
     if not events or not used:
         raise ValueError(f"the bag {folder} has {len(events)} events of a task and {len(used)} answers of an adapter: nothing to replay")
     about = json.loads(said.get("about", "{}"))
     copy = folder / "policy.safetensors"
     policy = str(copy) if copy.exists() else about.get("policy", "")
-    return Bag(about, policy, said.get("policy_sha256", ""), tuple(events), used, actions, said["duration"])
+    return Bag(about, policy, said.get("policy_sha256", ""), tuple(events), used, actions, learned, said["duration"])
 
 
 def loop_of(bag: Bag, policy: str = "") -> ControlLoop:
@@ -161,13 +170,53 @@ def decisions(loop: ControlLoop, bag: Bag) -> Iterator[tuple[Event, Decision | N
                 return  # the recording ended before the adapter had answered
             raise ValueError(f"the bag lacks what the adapter went by at event {event.sequence} of trial {event.epoch}")
         used = bag.used[event.epoch, event.sequence]
-        if event.begins:
+        excluded = _restore(loop, used.circumstances, bag.learned.get((event.epoch, event.sequence), 0.0))
+        assert isinstance(loop.adapter, SafeAdapter)
+        loop.adapter.note(event.epoch, event.sequence)
+        if event.begins or not (loop.deciding or event.ends):  # an adapter that was started anew joined here
             yield event, loop.begin_episode(used.seen)
             continue
-        decision = loop.take_result(event.reward, event.terminated, event.truncated, used.seen, used.executed)
+        if not loop.deciding:
+            continue
+        decision = loop.take_result(event.reward, event.terminated, event.truncated, used.seen, used.executed, excluded)
         if decision is None:
             loop.end_episode()
         yield event, decision
+
+
+def circumstances(loop: ControlLoop, excluded: str) -> dict[str, float]:
+    """What a decision depends on besides events and readings: settings that anybody may change, what was asked for by hand, and stale state."""
+    safe = loop.adapter
+    assert isinstance(safe, SafeAdapter)
+    bounds = {name: float(getattr(safe.bounds, name)) for name in _BOUNDS}
+    hand = {"off": float(bool(safe.off)), "by_hand": float(safe.counts["by_hand"])}
+    return {
+        "stale": float(bool(excluded)),
+        "mode": float(_MODES.index(safe.bounds.mode)),
+        **bounds,
+        "max_step": loop.max_step,
+        "ramp": float(loop.ramp),
+        **hand,
+    }
+
+
+def _restore(loop: ControlLoop, was: Mapping[str, float], learned: float) -> str:
+    """Make circumstances what they were; why the decision is not to be learned from."""
+    safe = loop.adapter
+    assert isinstance(safe, SafeAdapter)
+    ticks = iter((0.0, learned))
+    safe.clock = lambda: next(ticks)
+    if not was:
+        return ""
+    for name in _BOUNDS:
+        setattr(safe.bounds, name, was[name])
+    if safe.off and not was["off"]:
+        safe.enable(True)
+    safe.bounds.mode = _MODES[int(was["mode"])]
+    if was["by_hand"] > safe.counts["by_hand"]:
+        safe.roll_back("by_hand")
+    loop.max_step, loop.ramp = was["max_step"], int(was["ramp"])
+    return "stale_state" if was["stale"] else ""
 
 
 def replay(loop: ControlLoop, bag: Bag) -> Replayed:

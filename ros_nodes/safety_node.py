@@ -54,6 +54,7 @@ class SafetyNode:
         self.speakers = Speakers()
         self._waiting: tuple[Command, float] | None = None  # a command, and when it came, until a joint state as new as its plan is here
         self._estop_pressed = False  # on the topic
+        self._watched = runtime.steady_now()
         self._controller = node.create_publisher(self.wire.command_kind, self.wire.command_topic, runtime.COMMAND)
         self._executed = node.create_publisher(self.wire.command_kind, "~/executed", runtime.ANSWERS)
         self._commands = node.create_subscription(self.wire.command_kind, "command", self._on_command, runtime.COMMAND)
@@ -125,13 +126,14 @@ class SafetyNode:
 
     def _watch(self) -> None:
         now = runtime.steady_now()
+        late, self._watched = max(0.0, now - self._watched - WATCH_PERIOD), now  # s that this machine had no time for us
         stop = self.guard.watch(now)
         if stop is not None:
             if stop.command is not None:
                 self._send(stop.command)
             reaction = stop.waited + runtime.steady_now() - now  # s, since the last sign of life of what has fallen silent
             self.status.refused(stop.cause.reason, f"stopped: {stop.cause}" + ("" if stop.command is not None else "; nothing was sent"))
-            self._tell_state(reaction_ms=f"{1000 * reaction:.1f}")
+            self._tell_state(reaction_ms=f"{1000 * reaction:.1f}", late_ms=f"{1000 * late:.1f}")
         following = self.guard.follow(now)
         if following is not None:
             self._send(following)

@@ -5,7 +5,7 @@ make of the rest; `measured/...`, the truth, for whoever judges; `robot_descript
 message is the stamp in ns from which on readings belong to the new episode; `~/reset` (Trigger), which begins it anew whatever has happened;
 `~/set_pause` (SetBool); `~/step` (Trigger), `steps` periods while it is paused.
 Parameters: task, simulator, split, index, seed; joint_names, command_topic, state_topic; pace; command_timeout (s); steps; and each of the task's own,
-e.g. payload, at any time, inside of its limits: the reason of a success says when it holds.
+e.g. payload, at any time, inside of its limits: the status says when it holds.
 
 Two paces. lockstep: time passes only while a command is carried out, but every repetition is stamped 1 ns later: it shows that the robot is still
 there. A vehicle's command must answer the present readings. realtime: from the first command of an episode on, time passes as on the wall. The last
@@ -194,9 +194,12 @@ class SimNode:
             at_once = self.world.change(wanted)
         except (ValueError, TypeError) as error:
             return SetParametersResult(successful=False, reason=str(error))
-        told = ", ".join(f"{k} = {v}" for k, v in wanted.items())
-        self.status.publish(f"the hidden task has changed: {told}")
-        return SetParametersResult(successful=True, reason="holds at once" if at_once else "physics follows with the next episode, wind and sensing at once")
+        told, when = (
+            ", ".join(f"{k} = {v}" for k, v in wanted.items()),
+            "at once" if at_once else "wind and sensing at once, masses and motors with the next episode",
+        )
+        self.status.publish(f"the hidden task has changed: {told} ({when})")
+        return SetParametersResult(successful=True)
 
     # ---- commands ---------------------------------------------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ MECHANISMS = {
 That is further than what the motion for another mechanism moves it.
 """
 HANDLES = {"ring": 0.015, "bar": 0.04}
-"""Handle -> half of its inner width, m. The hand has play in a bar: it must go further to shift a door."""
+"""Handle -> half of its inner width, m: so much play the hand has in it."""
 LOCKED = 1e5  # N·s/m, N·m·s/rad: damping of the joint that the door does not have; both engines treat damping implicitly
 DOOR_DAMPING, KNOB_DAMPING = 15.0, 0.1  # N·s/m at the handle, N·m·s/rad: what is left alone stays where it is
 

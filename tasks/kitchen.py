@@ -36,7 +36,7 @@ _COOK, _SERVE, _WAIT = (_TURN + len(_TURNS) + i for i in range(3))
 
 
 class Kitchen(Task):
-    """Open the cupboard, put the pot on the burner of the recipe, cook with a knob that must first be found, switch off, serve: 13 decisions of 10 s.
+    """Open the cupboard, put the pot on the burner of the recipe, cook with a knob that must first be found, switch off, serve: 12 decisions of 10 s.
 
     Hidden are the mechanism behind the cupboard's front, which knob drives which burner, which way knobs turn on, what their turn means, and how
     fast the food warms. Seen are handle and knobs, how hot the burners are, and the food's temperature. A burner that is lit without a pot on
@@ -58,13 +58,13 @@ class Kitchen(Task):
         Param("order", "", "with its stations in the order {}", nominal="cst", choices=ORDERS, hidden=False),
         Param("burner", "", "the pot belongs on burner {}", nominal="1", choices=("1", "2", "3", "4"), hidden=False),
         Param("handle", "", "the cupboard has a {} for a handle", nominal="ring", choices=tuple(HANDLES), hidden=False),
-        Param("mechanism", "", "and is of kind {}", nominal="drawer", choices=tuple(MECHANISMS)),
-        Param("control_map", "", "whose knobs drive burners {}", nominal="1234", choices=rules.SEEN_MAPS, ood_near=rules.UNSEEN_MAPS, ood_far=rules.UNSEEN_MAPS),
+        Param("mechanism", "", "its mechanism is {}", nominal="drawer", choices=tuple(MECHANISMS)),
+        Param("control_map", "", "the knobs drive burners {}", nominal="1234", choices=rules.SEEN_MAPS, ood_near=rules.UNSEEN_MAPS, ood_far=rules.UNSEEN_MAPS),
         Param("control_law", "", "by a {} law", nominal="rising", choices=("rising", "falling", "dead_band"), ood_far=("late_falling",)),
-        Param("sense", "", "on to the {}", nominal="left", choices=_SENSES),
+        Param("sense", "", "they turn on to the {}", nominal="left", choices=_SENSES),
         Param("capacity", "J/K", "food of {:.0f} J/K", nominal=850.0, train=(700.0, 1000.0), ood_near=((600.0, 700.0), (1000.0, 1150.0)), ood_far=((1150.0, 1300.0),)),
     )  # fmt: skip
-    horizon = 13
+    horizon = 12
     episodes_per_trial = 3
     decision_dt = 10.0
     physics_dt = 0.02

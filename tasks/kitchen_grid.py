@@ -65,7 +65,7 @@ class KitchenGrid(Task):
     params = (
         Param("layout", "", "a kitchen of shape {}", nominal="I", choices=tuple(LAYOUTS)[:8], ood_near=("galley", "galley_mirrored"), ood_far=("island", "corners"), hidden=False),
         Param("burner", "", "the pot belongs on burner {}", nominal="1", choices=("1", "2", "3", "4"), hidden=False),
-        Param("control_map", "", "whose knobs drive burners {}", nominal="1234", choices=rules.SEEN_MAPS, ood_near=rules.UNSEEN_MAPS, ood_far=rules.UNSEEN_MAPS),
+        Param("control_map", "", "its knobs drive burners {}", nominal="1234", choices=rules.SEEN_MAPS, ood_near=rules.UNSEEN_MAPS, ood_far=rules.UNSEEN_MAPS),
         Param("control_law", "", "by a {} law", nominal="rising", choices=("rising", "falling", "dead_band"), ood_far=("late_falling",)),
         Param("capacity", "J/K", "food of {:.0f} J/K", nominal=1000.0, train=(600.0, 1600.0), scale="log", ood_near=((500.0, 600.0), (1600.0, 1800.0)), ood_far=((1800.0, 2200.0),)),
     )  # fmt: skip

@@ -48,7 +48,7 @@ from metarl.tasks.task import EnvSpec
 from metarl.transformer import Cache, Transformer
 from metarl.trials import Senses, TrialBuffer, Trials, transition_size, trials, valid_first
 
-WARM_UP = 200  # steps until the learning rate has its full size
+WARM_UP = 100  # steps until the learning rate has its full size
 
 
 @dataclass(frozen=True)

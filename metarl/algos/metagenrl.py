@@ -3,14 +3,14 @@
 Training has a population of agents, each in a task of its own, that share one objective function L_alpha, a small recurrent network. An agent is
 a policy pi_phi with two critics (TD3) and the memory of its episodes. Agents improve by the objective, and the objective by what it did to them:
 
-    phi' = phi - eta grad_phi L_alpha(tau, pi_phi, V)                  V(o) = Q_theta(o, pi_phi(o))
+    phi' = phi - eta g / |g|      g = grad_phi L_alpha(tau, pi_phi, V)      V(o) = Q_theta(o, pi_phi(o))
     alpha <- alpha - rate * grad_alpha sum_agents -Q_theta(o, pi_phi'(o))            second order: through the step to phi'
 
     L_alpha = mean_t l(h_t)      x_t = f(a_t, pi(o_t)), g(r_t, V_t, V_{t+1}, t, ends_t)      from the end of a segment to its beginning:
     h_t = z_t h_{t+1} + (1 - z_t) tanh(W x_t)      z_t = sigmoid(U x_t)
 
-With g(alpha) = grad_phi L_alpha and v = grad_phi' Q at phi', the meta-gradient is eta grad_alpha <v, g>, and <v, g> = <J v, grad_pi L_alpha>, with J
-the Jacobian of the agent's actions by its parameters. So only the objective is differentiated twice, and never the policy.
+With v = grad_phi' Q at phi', less its part along g, the meta-gradient is eta grad_alpha <v, g> / |g|, and <v, g> = <J v, grad_pi L_alpha>, with J the
+Jacobian of the agent's actions by its parameters. So only the objective is differentiated twice, and never the policy.
 
 In a new task nothing is told to a new agent but alpha: its policy begins at random and follows the frozen objective alone, after each episode. It has
 critics, which give V, and never reach the policy in another way. f takes one action at a time and their mean, so alpha fits any body.
@@ -20,8 +20,10 @@ Deviations from the paper and its code (louiskirsch/metagenrl), and why:
 - the critic's target has no `+ d`, a bonus for terminating, and an episode whose time is up is no end, as it is in the code.
 - a segment that reaches over the end of an episode is read from the episode's end; the code's reversed padding hides its real decisions.
 - agents die after `lifetime` rollouts and are born anew, at different times: else alpha would soon see old agents alone, and fail the young ones.
-- the temporal difference r + gamma V' - V is an input as well: it is what is left of V and r, once each has been divided by its own scale.
-- Q counts in units of its own spread in each agent, instead of clipping each agent's meta-gradient.
+- two combinations of the inputs are inputs as well, each on its own scale: the temporal difference r + gamma V' - V, and a - pi(o). And what was done
+  and what it was worth are multiplied, as in any policy gradient: the objective must find out which of the products, and with what sign.
+- Q counts in units of its own spread in each agent, instead of clipping each agent's meta-gradient; and the step that the objective is judged by has a
+  fixed length. Agents take steps of Adam, which do not grow with L either; without this, most of what is learned is to make L large.
 - exploration is larger (the paper: 0.1) and takes the place of 10 000 uniform actions, for agents have few episodes.
 - the memory is the minimal GRU of Feng et al. 2024 (2410.01201), whose gates read inputs alone: a tenth of the LSTM's operations, all of which are
   differentiated twice. A sum of discounted temporal differences, which generalised advantages are, is within its reach.
@@ -55,25 +57,25 @@ NUM_FACTS = 6
 class MetaGenRLConfig:
     """Settings of MetaGenRL."""
 
-    num_tasks: int = 20
+    num_tasks: int = 16
     """Agents of the population, each in its own task, M."""
     num_robots: int = 1
     """Copies of each task, R, which one agent acts with and learns from."""
-    iterations: int = 200
+    iterations: int = 100
     """Rollouts, each followed by `updates` steps for each of its episodes."""
     lifetime: int = 10
     """Rollouts after which an agent dies."""
-    warm_up: int = 20
+    warm_up: int = 10
     """Rollouts in which policies go over from the gradient of their critics to that of the objective."""
-    updates: int = 100
+    updates: int = 60
     """Steps of critics after an episode, in training and in a new task."""
     head_start: int = 100
     """Steps of an agent's critics before its policy moves, and before they judge the objective."""
     policy_delay: int = 2
     """Steps of critics for one of policies and objective."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Segments in the objective of an agent; critics, and what the objective is judged by, see twice as many."""
-    segment: int = 20
+    segment: int = 16
     """Decisions of a segment, T."""
     memory: int = 10_000
     """Most recent decisions that an agent remembers, in whole episodes."""
@@ -85,19 +87,21 @@ class MetaGenRLConfig:
     """Whether observations are given running mean 0 and variance 1."""
     exploration_std: float = 0.3
     """Of the noise on actions."""
-    discount: float = 0.97
+    discount: float = 0.95
     """gamma."""
     reward_scale: float = 1.0
     """s: what critics are told of a reward."""
     learning_rate: float = 1e-3
-    """Of the agents' Adams."""
-    meta_learning_rate: float = 1e-3
+    """Of the Adams of policies."""
+    critic_learning_rate: float = 3e-3
+    """Of the Adams of critics."""
+    meta_learning_rate: float = 3e-3
     """Of the objective's Adam."""
-    inner_lr: float = 1e-3
-    """eta, of the step that the objective is judged by."""
+    inner_lr: float = 0.03
+    """eta, length of the step that the objective is judged by."""
     max_gradient_norm: float = 1.0
     """Of an agent's policy and of the objective."""
-    target_rate: float = 0.005
+    target_rate: float = 0.01
     """tau, by which targets follow in each step."""
     smoothing_std: float = 0.2
     """Of the noise on the target policy's actions, cut at 2.5 times this."""
@@ -118,21 +122,23 @@ class Objective(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         size += size % 2
-        self.of_pair, self.of_facts = nn.Linear(2, size), nn.Linear(NUM_FACTS, size)
-        self.gate, self.candidate = nn.Linear(2 * size, size), nn.Linear(2 * size, size)
+        self.of_pair, self.of_facts = nn.Linear(3, size), nn.Linear(NUM_FACTS, size)
+        self.gate, self.candidate = nn.Linear(3 * size, size), nn.Linear(3 * size, size)
         self.head, self.last = nn.Linear(size, size), nn.Linear(size, 1)
 
-    def forward(self, action: Tensor, chosen: Tensor, facts: Tensor, valid: Tensor) -> Tensor:
+    def forward(self, action: Tensor, chosen: Tensor, scale: Tensor, facts: Tensor, valid: Tensor) -> Tensor:
         """(N, T) of segments.
 
         Args:
             action: (N, T, A) what was done.
             chosen: (N, T, A) what the policy would do now; gradients go here.
+            scale: (N, 1, 1) how much the two differ, all in all, in an agent's segments.
             facts: (N, T, F).
             valid: (N, T) 1.0 or 0.0.
         """
-        pair = mixed(self.of_pair(torch.stack([action, chosen], -1))).mean(-2)
-        x = torch.cat([pair, self.of_facts(facts).tanh()], -1)
+        pair = mixed(self.of_pair(torch.stack([action, chosen, (action - chosen) / scale], -1))).mean(-2)
+        worth = self.of_facts(facts).tanh()
+        x = torch.cat([pair, worth, pair * worth], -1)
         hidden = backwards(self.candidate(x).tanh(), self.gate(x).sigmoid(), valid)
         said = self.last(mixed(self.head(hidden))).squeeze(-1)
         return BOUND * (said / BOUND).tanh()
@@ -263,7 +269,7 @@ class MetaGenRL(MetaRLAlgorithm):
             self.network = Network(spec.obs_size, config, seed)
         self.population = self.new_agents(config.num_tasks).born(torch.arange(config.num_tasks), self.generator)
         self.task_ids: tuple[str, ...] = ()  # of the tasks that they live in
-        self.optimizer = torch.optim.Adam(self.objective.parameters(), config.meta_learning_rate)
+        self.optimizer = torch.optim.Adam(self.objective.parameters(), config.meta_learning_rate, fused=True)
         self.iteration = 0
 
     @property
@@ -295,12 +301,13 @@ class MetaGenRL(MetaRLAlgorithm):
             self.network.normalizer.update(torch.cat([rollout.obs, rollout.next_obs]), torch.cat([rollout.valid, rollout.valid]))
         rows = Episodes.pack(rollout.obs, rollout.action, rollout.next_obs, rollout.reward, rollout.terminated, rollout.valid)
         self.population.episodes.add(rows.flatten(1, 2), rollout.valid.flatten(1, 2))
-        logs: dict[str, Tensor] = {}
+        logs: dict[str, list[Tensor]] = {}
         trust = min(self.iteration / self.config.warm_up, 1.0)
         for update in range(self.config.updates * rollout.obs.shape[2]):
-            logs |= self.practise(self.population, update, self.generator, trust, learn=True)
+            for name, x in self.practise(self.population, update, self.generator, trust, learn=True).items():
+                logs.setdefault(name, []).append(x)
         self.iteration += 1
-        return {name: float(x) for name, x in logs.items()}
+        return {name: float(torch.stack(x).mean()) for name, x in logs.items()}
 
     def _bury(self, task_ids: tuple[str, ...]) -> None:
         """Agents whose time has come, or whose task is no more, make room for new ones."""
@@ -333,7 +340,7 @@ class MetaGenRL(MetaRLAlgorithm):
         said = self.seen(agents.episodes.draw(2 * cfg.batch_size, min(cfg.segment, self.spec.horizon), generator))
         noise = torch.randn(said.action.shape[1:], generator=generator).to(said.action.device).clamp(-2.5, 2.5)
         target = agents.target(said, cfg.smoothing_std * noise, cfg.discount)
-        logs = {"critic_loss": agents.improve_critics(said, target, cfg.learning_rate).mean()}
+        logs = {"critic_loss": agents.improve_critics(said, target, cfg.critic_learning_rate).mean()}
         ready = agents.critic_adam.steps[: agents.count] >= cfg.head_start
         if update % cfg.policy_delay == 0 and bool(ready.any()):
             lesson = self.teach(agents, said.first(cfg.batch_size), create_graph=learn)
@@ -372,10 +379,17 @@ class MetaGenRL(MetaRLAlgorithm):
         policy = agents.policy.detach().requires_grad_()
         chosen = agents.act(policy, said.obs)
         asked = chosen.detach().requires_grad_()
-        flat = (x.flatten(0, 1) for x in (said.action, asked, self.facts(agents, said, asked.detach()), said.valid))
-        loss = agent_mean(self.objective(*flat).view_as(said.reward), said.valid)
+        loss = self.losses(agents, said, asked)
         by_action = torch.autograd.grad(loss.sum(), asked, create_graph=create_graph)[0]
         return Lesson(said, loss, by_action, torch.autograd.grad(chosen, policy, by_action.detach())[0])
+
+    def losses(self, agents: Agents, said: Segments, chosen: Tensor) -> Tensor:
+        """(M,) the objective of agents who would do `chosen` (M, B, T, A) now."""
+        square = (said.action - chosen.detach()).square().mean(-1)
+        scale = agent_mean(square, said.valid).sqrt().clamp(min=1e-3).view(-1, 1, 1, 1).expand(*said.valid.shape[:2], 1, 1)
+        told = (said.action, chosen, scale, self.facts(agents, said, chosen.detach()), said.valid)
+        by_decision = self.objective(*(x.flatten(0, 1) for x in told))
+        return agent_mean(by_decision.view_as(said.valid), said.valid)
 
     def value_gradient(self, agents: Agents, policy: Tensor, said: Segments, target: Tensor) -> tuple[Tensor, Tensor]:
         """(M,) what critics take policies (M, P) to be worth, in units of the spread of their targets, and its gradient (M, P)."""
@@ -387,9 +401,11 @@ class MetaGenRL(MetaRLAlgorithm):
     def learn(self, agents: Agents, lesson: Lesson, said: Segments, target: Tensor, ready: Tensor) -> dict[str, Tensor]:
         """One step of the objective, from a lesson that was given with its graph to agents of whom some are `ready` (M,); returns what to log."""
         cfg = self.config
-        after = agents.policy - cfg.inner_lr * lesson.gradient
-        value, wanted = self.value_gradient(agents, after, said, target)
-        loss = masked_mean(cfg.inner_lr * self.along(agents, lesson, wanted), ready)
+        length = lesson.gradient.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        step = lesson.gradient / length
+        value, wanted = self.value_gradient(agents, agents.policy - cfg.inner_lr * step, said, target)
+        turn = (wanted - (wanted * step).sum(-1, keepdim=True) * step) / length  # the derivative of a step by its gradient's direction
+        loss = masked_mean(cfg.inner_lr * self.along(agents, lesson, turn), ready)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.objective.parameters(), cfg.max_gradient_norm)

@@ -16,11 +16,13 @@ Deviations from the paper and its code, and why:
 - the context of a training step is what a learner has seen after some episodes of that trial (those of the prior at least, K - 1 at most), and each
   of the C decisions that are drawn of these n counts n / C times: the posterior is as sure as the adapter's is then. The code tests with all n.
 - as in the code, the prior is no factor of the product: it enters by KL, and where the context is empty. Factors have an exponential precision in
-  place of a softplus of their variance, which reaches neither very sure nor very unsure ones; many of them must be able to say nothing at all.
+  place of a softplus of their variance, which reaches neither very sure nor very unsure ones; many of them must be able to say nothing at all. As in
+  the code all are sure at first: where nothing was found z is narrow, and the prior's draws, of which nothing was learned yet, go anywhere.
 - o' is always part of c (in the code only where the dynamics differ): after a strike it is the outcome.
 - soft actor-critic in its later form: no V network but target critics, alpha learned. Observations are normalised, rewards scaled by a setting.
 - KL is a mean over tasks, where the code has a sum over the meta-batch, and counts in the reward's own unit: beta is weighed with the scale's square.
 - a step of training has its own decisions for each task of the meta-batch, with a new z each; tasks that were never visited are not drawn.
+- in training the noise of successive actions may be correlated (Eberhard et al. 2023): the distribution of each is still the policy's.
 - actions are means outside of training, as in the code; with `explore=False` z is the posterior's mean as well.
 """
 
@@ -68,6 +70,8 @@ class PEARLConfig:
     """Decisions of each of them that the encoder sees at most, C."""
     prior_episodes: int = 1
     """First episodes of a trial in which z is drawn from the prior, whatever was seen: more where one alone seldom finds anything."""
+    noise_correlation: float = 0.0
+    """How much of the noise of an action is that of the one before it, in training: near 1, an episode drifts in a direction of its own."""
     memory: int = 10_000
     """Most recent decisions that are remembered of each task."""
     latent_size: int = 5
@@ -138,7 +142,6 @@ class Network(nn.Module):
     def __init__(self, spec: EnvSpec, config: PEARLConfig) -> None:
         super().__init__()
         obs, action, latent = spec.obs_size, spec.action_size, config.latent_size
-        self.first_doubt = math.log(spec.horizon)  # at first an episode tells as much as the prior
         self.normalizer, self.reward_normalizer = Normalizer(obs), Normalizer(1)
         self.encoder = sac.relu_mlp([2 * obs + action + 1, *config.encoder_layers, 2 * latent], last_scale=0.1)
         self.policy = sac.SquashedGaussianPolicy(obs + latent, config.layers, action)
@@ -151,7 +154,7 @@ class Network(nn.Module):
         """Mean and precision (..., L) of what decisions tell of their task; their reward is (..., 1)."""
         seen = [self.normalizer(said.obs), said.action, self.reward_normalizer(said.reward), self.normalizer(said.next_obs)]
         mean, log_precision = self.encoder(torch.cat(seen, -1)).chunk(2, -1)
-        return mean, (log_precision - self.first_doubt).clamp(*LOG_PRECISION).exp()
+        return mean, log_precision.clamp(*LOG_PRECISION).exp()
 
     def act(self, obs: Tensor, latent: Tensor) -> sac.SquashedGaussian:
         """What to do at normalised observations (..., O) in tasks that are thought to be (..., L)."""
@@ -183,7 +186,7 @@ class PosteriorAdapter:
         network = self.algorithm.network
         policy = network.act(network.normalizer(obs.to(self.latent.device)), self.latent if explore else self.mean)
         drawn = explore and self.training
-        return (policy.sample(self.algorithm.noise(*policy.mean.shape))[0] if drawn else policy.mode()).to(obs.device)
+        return (policy.sample(self._noise(policy.mean.shape))[0] if drawn else policy.mode()).to(obs.device)
 
     @torch.no_grad()
     def observe(self, step: Step) -> None:
@@ -200,8 +203,14 @@ class PosteriorAdapter:
         self.episode += 1
         self._draw()
 
+    def _noise(self, shape: torch.Size) -> Tensor:
+        new, kept = self.algorithm.noise(*shape), self.algorithm.config.noise_correlation
+        self.noise = new if self.noise is None else kept * self.noise + math.sqrt(1 - kept**2) * new
+        return self.noise
+
     def _draw(self) -> None:
         known = self.evidence if self.episode >= self.algorithm.config.prior_episodes else self.nothing
+        self.noise: Tensor | None = None  # of the last action, in this episode
         posterior = known.posterior()
         self.mean, self.latent = posterior.mean, posterior.sample(self.algorithm.noise(*posterior.mean.shape))
 

@@ -55,6 +55,11 @@ DRAWN = {
         "motor_lag": 0.04822677219755864, "com_x": 0.0017358706663303351, "com_y": -0.006336894003569227, "target_radius": 0.4641445501442374,
         "target_rate": 0.5917979538161624,
     },
+    "kitchen": {
+        "layout": "L", "order": "cts", "burner": "2", "handle": "ring", "mechanism": "drawer", "control_map": "1342", "control_law": "falling",
+        "sense": "right", "capacity": 737.6351830629471,
+    },
+    "kitchen_grid": {"layout": "row", "burner": "4", "control_map": "1423", "control_law": "dead_band", "capacity": 726.7199908924898},
     "point_navigation": {"goal_x": -0.1452546857089284, "goal_y": -0.23688126745418703},
     "point_navigation_semicircle": {"angle": 0.5657382465388092},
 }  # fmt: skip

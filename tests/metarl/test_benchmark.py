@@ -63,7 +63,7 @@ def test_bare_physics_moves_the_same_model(tiny):
     assert abs(batch.bind("qvel")).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["physics", "suite", "gymnasium", "tasks", "iteration", "latency", "maml", "pearl"])
+@pytest.mark.parametrize("name", ["physics", "suite", "gymnasium", "tasks", "iteration", "latency", "maml", "pearl", "metagenrl"])
 def test_benchmarks_give_figures(tiny, name, tmp_path, capsys):
     cli.main(["benchmark", name, "--json", str(tmp_path / "figures.json")])
     written = json.loads((tmp_path / "figures.json").read_text())

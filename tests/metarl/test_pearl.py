@@ -146,6 +146,21 @@ def test_actions_are_drawn_in_training_only_but_z_always():
     assert algorithm.noise_to_adapt, "an evaluation that acts by the posterior's mean finds no sparse reward"
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.9])
+def test_noise_of_successive_actions_is_correlated_as_asked_and_begins_anew_with_each_episode(kept):
+    algorithm = small(noise_correlation=kept)
+    adapter, obs = algorithm.adapter(3000, 1, training=True), torch.zeros(3000, 1, 2)
+    by_episode = []
+    for _ in range(2):
+        by_episode.append(torch.stack([adapter.act(obs).atanh().flatten() for _ in range(3)]))
+        adapter.adapt()
+    one, other = by_episode
+    found = torch.corrcoef(torch.cat([one, other[:1]]))
+    expected = torch.tensor([[1, kept, kept**2, 0], [kept, 1, kept, 0], [kept**2, kept, 1, 0], [0, 0, 0, 1]])
+    torch.testing.assert_close(found, expected, atol=0.06, rtol=0)
+    torch.testing.assert_close(one.std(1), one[0].std().expand(3), rtol=0.05, atol=0)  # each is distributed as the policy says
+
+
 # ---- learning ---------------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ def test_stacked_networks_equal_ordinary_ones():
     assert theta.shape == (2, network.num_params) == (2, 3 * 4 + 4 + 4 * 2 + 2)
     x = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(1))
     for row in range(2):
-        ordinary = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        ordinary = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         weight, bias, last, last_bias = theta[row].split([12, 4, 8, 2])
         with torch.no_grad():
             ordinary[0].weight.copy_(weight.view(3, 4).t())

@@ -229,8 +229,11 @@ def test_a_folder_with_a_training_is_never_overwritten_and_never_continued_with_
     assert (other / CSV_NAME).read_text() == "mine"
 
 
+KINDS = [("maml", "point_navigation"), ("rl2", "arm_slide"), ("robust", "point_navigation_semicircle"), ("pearl", "sparse_point_pearl")]
+
+
 @pytest.mark.usefixtures("short_episodes")
-@pytest.mark.parametrize(("algorithm", "task"), [("maml", "point_navigation"), ("rl2", "arm_slide"), ("robust", "point_navigation_semicircle")])
+@pytest.mark.parametrize(("algorithm", "task"), KINDS)
 def test_every_kind_of_training_resumes_bit_for_bit(algorithm, task, small_config, tmp_path, monkeypatch):
     config = small_config(algorithm, iterations=3, num_robots=1)
     whole, run = (Run(algorithm, task, config, tmp_path / name, seed=2, command="metarl train") for name in ("whole", "run"))

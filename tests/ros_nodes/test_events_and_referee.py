@@ -34,6 +34,18 @@ def test_events_pass_once_and_in_order():
         order.accept(event(5, 3))
 
 
+def test_whoever_was_started_anew_joins_a_trial_that_is_under_way():
+    order = EventOrder(join=True)
+    assert order.accept(event(5, 17))
+    with pytest.raises(Rejected, match="gap"):
+        order.accept(event(5, 19))
+    assert not order.accept(event(5, 18))
+    with pytest.raises(Rejected, match="gap"):
+        order.accept(event(6, 3))
+    with pytest.raises(Rejected, match="gap"):
+        EventOrder().accept(event(5, 17))
+
+
 def test_what_the_tasks_need_is_found_out_from_their_functions():
     assert readings.needed_to_act(SLIDE) == ("object_pos", "qpos", "target_pos")
     assert readings.needed_to_judge(SLIDE) == ("object_linvel", "object_pos", "qpos", "target_pos")

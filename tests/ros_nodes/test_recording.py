@@ -18,11 +18,12 @@ from std_msgs.msg import String
 
 from metarl import meta_parameters, tasks
 from metarl.ros_nodes import messages
+from metarl.ros_nodes.adaptation import Mode
 from metarl.ros_nodes.channels import channels
 from metarl.ros_nodes.control_loop import ControlLoop, load
 from metarl.ros_nodes.recording import Recording, RecordingEnded
 from metarl.ros_nodes.referee import Referee
-from metarl.ros_nodes.replay import loop_of, messages_of, metadata, read, replay
+from metarl.ros_nodes.replay import circumstances, loop_of, messages_of, metadata, read, replay
 from metarl.ros_nodes.wires import wire
 from metarl.ros_nodes.world import World
 
@@ -111,7 +112,7 @@ def test_errors_have_names(tmp_path, monkeypatch, number, reason):
 # ---- replay -----------------------------------------------------------------------------------------------------------------
 
 
-def record_trial(folder, file, name, episodes=2, simulator="mujoco", spoil=None):
+def record_trial(folder, file, name, episodes=2, simulator="mujoco", meanwhile=None):
     """A trial as the nodes run it, in this process, with what they publish in a bag."""
     task = tasks.make(name)
     hung, loop = wire(task.robot_name), load(file, tasks.make(name).robot)
@@ -127,11 +128,11 @@ def record_trial(folder, file, name, episodes=2, simulator="mujoco", spoil=None)
         recording.write(topic, numbers, serialize_message(message))
 
     def answer(event, executed):
-        if spoil is not None:
-            spoil(event, executed)
+        if meanwhile is not None:
+            meanwhile(event, loop)
         found = heard(world.seen, seen)
         note("/left/task/events", messages.event_message(event))
-        note("/left/adapter/used", messages.used_message(event, loop.needs, found, executed))
+        note("/left/adapter/used", messages.used_message(event, loop.needs, found, executed, circumstances(loop, "")))
         result = (event.reward, event.terminated, event.truncated, found, executed)
         decision = loop.begin_episode(found) if event.begins else loop.take_result(*result)
         if decision is not None:
@@ -178,6 +179,32 @@ def test_a_replay_makes_the_adaptation_again_bit_for_bit(tmp_path, file, algorit
     assert found.difference == ""
     assert found.episodes == 2
     assert found.decisions == len(bag.actions) == sum(not e.ends for e in bag.events)
+
+
+def test_what_people_changed_meanwhile_is_replayed_as_well(tmp_path, file):
+    """Modes, a rollback by hand, a stricter trust radius, an activation: each at another decision."""
+
+    def meanwhile(event, loop):
+        safe = loop.adapter
+        if event.sequence == 3:
+            safe.bounds.mode = Mode.SHADOW
+        elif event.sequence == 5:
+            safe.bounds.mode = Mode.ADAPT
+        elif event.sequence == 7:
+            safe.roll_back("by_hand")
+        elif event.sequence == 9:
+            safe.bounds.trust_radius = 0.01
+        elif event.sequence == 16:
+            loop.resume()
+
+    path = file("rl2", "arm_reach")
+    record_trial(tmp_path / "bag", path, "arm_reach", meanwhile=meanwhile)
+    bag = read(tmp_path / "bag")
+    found = replay(loop_of(bag), bag)
+    assert found.difference == ""
+    assert found.decisions == 24
+    forgotten = {k: u._replace(circumstances=bag.used[7, 0].circumstances) for k, u in bag.used.items()}
+    assert replay(loop_of(bag), type(bag)(**{**vars(bag), "used": forgotten})).difference
 
 
 def test_another_adaptation_is_told_apart(tmp_path, file, monkeypatch):

@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import pytest
@@ -107,6 +108,7 @@ def test_no_command_leaves_the_arms_limits(kitchens):
     for _ in range(6):
         action = torch.eye(19)[torch.randint(19, (38,), generator=chance)]
         motion = TASK.command(action, env.readings)
+        assert motion.qpos.shape[1] * motion.dt == pytest.approx(chores.DURATION)
         qpos, qvel = (x[..., 3:] for x in interpolate(motion, env.readings["command_qpos"], 5))
         acceleration = torch.diff(qvel, dim=1, prepend=0 * qvel[:, :1]) / (chores.DT / 5)
         assert ((qpos >= low) & (qpos <= high)).all()
@@ -114,6 +116,10 @@ def test_no_command_leaves_the_arms_limits(kitchens):
         assert (acceleration.abs().amax((0, 1)) / torch.tensor(arm.qacc_limits)).max() <= 1.0
         env.step(action.unsqueeze(1))
     env.close()
+
+
+def test_the_docstring_says_how_long_a_motion_takes():
+    assert f"motions of a decision take {chores.DURATION:.0f} s" in inspect.getdoc(type(TASK))
 
 
 def test_who_waits_moves_nothing_and_food_warms_all_the_same(kitchens):

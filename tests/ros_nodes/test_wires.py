@@ -1,0 +1,102 @@
+"""Robots by the names that their drivers use: the messages of each find its joints, and its simulated body follows them."""
+
+import mujoco
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+
+from metarl import robots
+from metarl.robots.kinematics import tool_pose
+from metarl.robots.spec import JointTrajectory
+from metarl.ros_nodes import messages
+from metarl.ros_nodes.limits import Command
+from metarl.ros_nodes.rejection import Rejected
+from metarl.ros_nodes.wires import wire
+
+UR = ("shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint", "wrist_1_joint", "wrist_2_joint", "wrist_3_joint")
+FR3 = tuple(f"fr3_joint{i}" for i in range(1, 8))
+
+
+def moved(hung, qpos):
+    """Where the simulated arm is half a second after a set-point came as message, as its driver would tell it."""
+    robot = hung.robot
+    spec = robot.build()
+    spec.option.timestep, spec.option.integrator = robot.physics_dt, mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    model = spec.compile()
+    data = mujoco.MjData(model)
+    names = list(zip(robot.joint_names, hung.joint_names, strict=True))
+    for (ours, _), home in zip(names, robot.home_qpos, strict=True):
+        data.joint(ours).qpos[0] = home
+    message = hung.message(Command(5, np.array([0.02]), qpos[None], np.zeros((1, len(qpos)))))
+    assert list(message.joint_names) == list(hung.joint_names)
+    point = dict(zip(message.joint_names, message.points[0].positions, strict=True))
+    for ours, theirs in names:
+        data.ctrl[model.actuator(ours).id] = point[theirs]
+    mujoco.mj_step(model, data, round(0.5 / robot.physics_dt))
+    found = [(theirs, data.joint(ours).qpos[0], data.joint(ours).qvel[0]) for ours, theirs in reversed(names)]
+    told, position, velocity = zip(*found, strict=True)
+    return messages.joint_state(told, position, velocity, 9)
+
+
+@pytest.mark.parametrize(("hung", "names"), [(wire("ur5e"), UR), (wire("arm7", FR3), FR3)], ids=["UR", "FR3"])
+def test_an_arm_follows_under_its_own_names(hung, names):
+    assert hung.joint_names == names
+    target = np.array(hung.robot.home_qpos) + np.linspace(-0.1, 0.1, len(names))
+    state = moved(hung, target)
+    assert list(state.name) == list(reversed(names))
+    qpos, qvel = hung.state(state)
+    np.testing.assert_allclose(qpos, target, atol=0.02)  # in the order of the robot's file again
+    assert np.abs(qvel).max() < 0.3
+    message = hung.message(Command(5, np.array([0.02]), target[None], np.zeros((1, len(target)))))
+    message.joint_names = [*message.joint_names[:-1], "gripper"]
+    with pytest.raises(Rejected, match=f"missing_joint: {names[-1]} not among"):
+        hung.command(message)
+
+
+def test_ur5e_stands_where_its_dh_parameters_say():
+    """Stretched upwards; and in its rest pose: elbow over the base, forearm level, tool down."""
+    robot = robots.load("ur5e")
+    up, _ = tool_pose(robot, torch.tensor([0.0, -np.pi / 2, 0.0, -np.pi / 2, 0.0, 0.0], dtype=torch.float64))
+    assert up.tolist() == pytest.approx([0.0, -0.1333 - 0.0996, 0.1625 + 0.425 + 0.3922 + 0.0997], abs=1e-9)
+    home, turned = tool_pose(robot, torch.tensor(robot.home_qpos, dtype=torch.float64))
+    assert [abs(v) for v in home.tolist()] == pytest.approx([0.3922 + 0.0997, 0.1333, 0.1625 + 0.425 - 0.0996], abs=1e-9)
+    assert turned[2, 2] == pytest.approx(-1.0)
+
+
+def test_narrower_limits_count_and_wider_ones_do_not():
+    lower, upper = [-9.0] * 7, [9.0] * 7
+    lower[5], upper[0] = 0.5445, 2.7437
+    limits = wire("arm7", FR3, lower=lower, upper=upper).robot.qpos_limits
+    assert limits[5] == (0.5445, 3.7525)
+    assert limits[0] == (-2.8973, 2.7437)
+    assert limits[1] == robots.load("arm7").qpos_limits[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"joint_names": FR3[:-1]}, "arm7 has 7 joints, each with a name of its own"),
+        ({"joint_names": (*FR3[:-1], FR3[0])}, "each with a name of its own"),
+        ({"lower": [0.0], "upper": [1.0]}, "1 lower and 1 upper limits for the 7 joints of arm7"),
+        ({"lower": [0.1] * 7, "upper": [9.0] * 7}, "panda_joint1 cannot stand at its rest pose 0.0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(given, text):
+    with pytest.raises(ValueError, match=text):
+        wire("arm7", **given)
+
+
+def test_only_what_can_be_driven_has_a_wire():
+    assert wire("car").command_topic == "cmd_vel"
+    assert wire("quadrotor", state_topic="mavros/odom").state_topic == "mavros/odom"
+    with pytest.raises(ValueError, match="it has no joints to be named"):
+        wire("car", ("a",))
+    with pytest.raises(TypeError, match="chef is neither an arm that follows joint trajectories nor a vehicle"):
+        wire("chef")
+
+
+def test_decisions_of_another_kind_are_a_mistake():
+    with pytest.raises(AssertionError, match="a vehicle follows no trajectories"):
+        wire("car").planned(JointTrajectory(torch.zeros(1, 2), torch.zeros(1, 2), 0.1), 0)
