@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from metarl import meta_parameters, tasks
+from metarl import algos, meta_parameters, tasks
 from metarl.evaluate import Evaluation, Outcome, evaluate
 from metarl.report import COLOURS, plot
 from metarl.statistics import Estimate, interval
@@ -42,8 +42,17 @@ def measure(task: str) -> list[Evaluation]:
     for simulator in tasks.make(task).simulators:
         for split in (s for s in SPLITS[simulator] if s in tasks.make(task).splits):
             print(f"{task}, {split}, {simulator}: {len(files)} files", flush=True)
-            done.append(evaluate(files, robust, oracle, split, simulator, MANY_TASKS.get(task, NUM_TASKS[simulator]), threads=2))
+            num_tasks, num_robots = sizes(task, split, simulator, names)
+            done.append(evaluate(files, robust, oracle, split, simulator, num_tasks, num_robots, threads=2))
     return done
+
+
+def sizes(task: str, split: str, simulator: str, names: list[str]) -> tuple[int, int | None]:
+    """How many tasks, and how many copies of each: where a published split has few tasks, as many as make up for it, if copies learn alone."""
+    wanted, published = MANY_TASKS.get(task, NUM_TASKS[simulator]), len(tasks.make(task).published.get(split, ()))
+    if not published or published >= wanted:
+        return wanted, None
+    return published, None if any(algos.load(name).pools_robots for name in names) else wanted // published
 
 
 def markdown(evaluation: Evaluation) -> str:
