@@ -65,7 +65,8 @@ class SimNode:
         self._running = self._paused = self._silent = False
         self._began, self._steps, self._heard = 0.0, 0, 0.0  # s and physics steps since the wall was looked at; s when a command came
         self._waiting: Any = None  # a command that came while paused
-        self._told: tuple[float, ...] = ()  # a vehicle's last command
+        self._told: tuple[float, ...] = ()  # a vehicle's last command, and its stamp
+        self._answered = 0
         self.status = runtime.Status(node)
         self._publish_description(simulator)
         self._channels()
@@ -152,7 +153,7 @@ class SimNode:
 
     def _begun(self, response: Trigger.Response) -> Trigger.Response:
         self._stamp += TICK
-        self._since, self._running, self._silent, self._waiting, self._told = self._stamp, False, False, None, ()
+        self._since, self._running, self._silent, self._waiting, self._told, self._answered = self._stamp, False, False, None, (), self._stamp - 1
         self._publish()
         response.success, response.message = True, str(self._stamp)
         return response
@@ -214,13 +215,13 @@ class SimNode:
             command = self.wire.command(message, self._told)
             if isinstance(self.wire, ArmWire):
                 check_form(Limits.of(self.wire.robot), command)
-            elif command.stamp < self._since:
-                raise Rejected("out_of_order", f"a command that answers what was seen at {command.stamp} ns, the present readings are of {self._since} ns")
+            else:
+                self._check_stamp(command.stamp)
             decided = self.wire.executable(command)
         except Rejected as rejected:
             self.status.refused(rejected.reason, f"command: {rejected}")
             return
-        self._told = tuple(command.qpos[-1].tolist())
+        self._told, self._answered = tuple(command.qpos[-1].tolist()), command.stamp
         if self.pace == "realtime" and len(command.time) == 1:
             self._heard, self._silent = runtime.steady_now(), False
             self.world.hold(decided)
@@ -235,6 +236,15 @@ class SimNode:
             duration += self.world.task.settle_time
         self._stamp = self._since = max(self._stamp, begun + round(duration * 1e9))
         self._publish()
+
+    def _check_stamp(self, stamp: int) -> None:
+        """In lockstep a command answers the present readings; in real time it may be a little late, as on a robot, but never older than the last."""
+        if self.pace == "lockstep" and stamp < self._since:
+            raise Rejected("out_of_order", f"a command that answers what was seen at {stamp} ns, the present readings are of {self._since} ns")
+        if self.pace == "realtime" and stamp <= self._answered:
+            raise Rejected("out_of_order", f"a command that answers what was seen at {stamp} ns, after one that answers {self._answered} ns")
+        if self._stamp - stamp > self.timeout * 1e9 and self.pace == "realtime":
+            raise Rejected("stale_command", f"a command that answers what was seen {(self._stamp - stamp) * 1e-9:.3f} s ago, allowed are {self.timeout:.3f} s")
 
     # ---- time -------------------------------------------------------------------------------------------------------------
 
