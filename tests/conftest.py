@@ -14,6 +14,7 @@ SMALL = {"num_tasks": 3, "num_robots": 2, "iterations": 4, "hidden_size": 8, "la
 SMALL |= {"vae_updates": 2, "vae_trials": 4, "buffer_trials": 8}
 SMALL |= {"updates": 3, "pool_tasks": 6, "memory": 64, "meta_batch": 2, "batch_size": 8, "context_size": 5, "encoder_layers": (8,)}
 SMALL |= {"head_start": 1, "segment": 5}
+SMALL |= {"width": 16, "heads": 2, "batch_trials": 4}
 
 
 def pytest_configure(config):

@@ -224,6 +224,7 @@ def test_blind_actions_are_for_training_and_come_to_an_end():
     assert float(algorithm.adapter(2000).act(torch.zeros(2000, 1, 1))[..., 0].mean()) == 1.0
 
 
+@pytest.mark.learn
 def test_a_bandit_is_learned():
     task = tasks.make("bandit_n10_k5")
     config = AMAGOConfig(num_tasks=64, iterations=40, updates=10, batch_trials=128, width=32, heads=2, blocks=1, layers=(32,), learning_rate=3e-3)
