@@ -15,6 +15,11 @@ from metarl.tasks.batched_env import BatchedEnv
 STEPS = 12
 # Task 7 of `train`, seed 1, drawn once and written down. If one of these changes the task needs a new version.
 DRAWN = {
+    "arm_push": {
+        "shape": "cylinder", "half_size": 0.02560619810191497, "mass": 0.1456156886377888, "friction": 0.162964510768494, "com_along": 0.17149372513122807,
+        "com_aside": 0.04585434748826678, "delay": 0.09029222513054634, "camera_yaw": 0.1781609981743763, "camera_x": -0.024969797068418197,
+        "camera_y": 0.027041209628453425, "target_distance": 0.1811271373218796, "target_angle": -0.6562907707765759,
+    },
     "arm_push_hidden_goal": {
         "shape": "box", "half_size": 0.02117539183515611, "mass": 0.46686337629560054, "friction": 0.24822283895817954,
         "com_along": -0.23800997873119575, "com_aside": 0.19743858670687287, "target_distance": 0.1670172784309144, "target_angle": -0.14183176254385632,
