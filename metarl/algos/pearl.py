@@ -21,7 +21,7 @@ Deviations from the paper and its code, and why:
 - o' is always part of c (in the code only where the dynamics differ): after a strike it is the outcome.
 - soft actor-critic in its later form: no V network but target critics, alpha learned. Observations are normalised, rewards scaled by a setting.
 - KL is a mean over tasks, where the code has a sum over the meta-batch, and counts in the reward's own unit: beta is weighed with the scale's square.
-- a step of training has its own decisions for each task of the meta-batch, with a new z each; tasks that were never visited are not drawn.
+- where a task says so (`Task.training_reward`), actor and critics are told another reward than context and judge, as the code does with the sparse point.
 - in training the noise of successive actions may be correlated (Eberhard et al. 2023): the distribution of each is still the policy's.
 - actions are means outside of training, as in the code; with `explore=False` z is the posterior's mean as well.
 """

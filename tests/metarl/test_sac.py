@@ -82,10 +82,10 @@ def update(optimizer, loss):
 def test_actor_and_critic_solve_a_problem_of_one_decision():
     """Reward -(a - 0.5)²: the policy goes there, and the temperature keeps its entropy where it is asked to be."""
     torch.manual_seed(0)
-    critics, policy, log_alpha = sac.StackedMLP(2, [2, 32, 1]), sac.SquashedGaussianPolicy(1, [32], 1), torch.zeros((), requires_grad=True)
-    optimizers = [torch.optim.Adam(p, 3e-3) for p in (critics.parameters(), policy.parameters(), [log_alpha])]
+    critics, policy, log_alpha = sac.StackedMLP(2, [2, 32, 1]), sac.SquashedGaussianPolicy(1, [32], 1), torch.tensor(-3.0, requires_grad=True)
+    optimizers = [torch.optim.Adam(p, 5e-3) for p in (critics.parameters(), policy.parameters(), [log_alpha])]
     obs = torch.zeros(64, 1)
-    for _ in range(1500):
+    for _ in range(2000):
         with torch.no_grad():
             action = 2 * torch.rand(64, 1) - 1
         q = critics(torch.cat([obs, action], -1)).squeeze(-1)
