@@ -17,17 +17,18 @@ critics, which give V, and never reach the policy in another way. f takes one ac
 What crosses to the robot is alpha, the observations' scale, and the seed of the agents that are born there; they act without delay and learn at rest.
 
 Deviations from the paper and its code (louiskirsch/metagenrl), and why:
-- the critic's target has no `+ d`, a bonus for terminating, and an episode whose time is up is no end, as it is in the code.
-- a segment that reaches over the end of an episode is read from the episode's end; the code's reversed padding hides its real decisions.
+- the critic's target has no `+ d`, a bonus for terminating, and an episode whose time is up goes on, where the code merges the two ends.
+- a segment that reaches over the end of an episode is read from the episode's end; the code reverses the padding to the front, where it is read.
 - agents die after `lifetime` rollouts and are born anew, at different times: else alpha would soon see old agents alone, and fail the young ones.
 - two combinations of the inputs are inputs as well, each on its own scale: the temporal difference r + gamma V' - V, and a - pi(o). And what was done
   and what it was worth are multiplied, as in any policy gradient: the objective must find out which of the products, and with what sign.
 - Q counts in units of its own spread in each agent, instead of clipping each agent's meta-gradient; and the step that the objective is judged by has a
-  fixed length. Agents take steps of Adam, which do not grow with L either; without this, most of what is learned is to make L large.
+  fixed length. Agents take steps of Adam, which do not grow with L either; without this, L grew into the hundreds within twenty rollouts.
+- a policy waits until its critics have taken `head_start` steps: what they say before is chance, and it would be followed far.
 - exploration is larger (the paper: 0.1) and takes the place of 10 000 uniform actions, for agents have few episodes.
-- the memory is the minimal GRU of Feng et al. 2024 (2410.01201), whose gates read inputs alone: a tenth of the LSTM's operations, all of which are
-  differentiated twice. A sum of discounted temporal differences, which generalised advantages are, is within its reach.
-- networks are sized for small tasks and have no layer normalisation; observations go through a running normaliser.
+- the memory is the minimal GRU of Feng et al. 2024 (2410.01201), whose gates read inputs alone: one operation at each time in place of some ten,
+  all of which are differentiated twice. A sum of discounted temporal differences, which generalised advantages are, is within its reach.
+- networks are sized for small tasks and have no layer normalisation; observations may go through a running normaliser.
 """
 
 from __future__ import annotations
@@ -42,15 +43,13 @@ from torch.nn.functional import normalize
 
 from metarl.algorithm import MetaRLAlgorithm
 from metarl.networks import Normalizer
+from metarl.objective import Objective
 from metarl.population import Agents, Episodes, Segments, agent_mean, standardised
 from metarl.returns import masked_mean
 from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import EnvSpec
-
-BOUND = 1e3  # of the objective for one decision: tanh(x / BOUND) BOUND
-NUM_FACTS = 6
 
 
 @dataclass(frozen=True)
@@ -107,51 +106,7 @@ class MetaGenRLConfig:
     """Of the noise on the target policy's actions, cut at 2.5 times this."""
 
 
-# ---- the objective ----------------------------------------------------------------------------------------------------------
-
-
-def mixed(x: Tensor) -> Tensor:
-    """Half of the units through relu, half squared: products of what agents did and what it was worth are squares of sums."""
-    ramp, square = x.chunk(2, -1)
-    return torch.cat([ramp.relu(), square**2], -1)
-
-
-class Objective(nn.Module):
-    """L_alpha; nothing in it depends on the number of actions or on the task."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        size += size % 2
-        self.of_pair, self.of_facts = nn.Linear(3, size), nn.Linear(NUM_FACTS, size)
-        self.gate, self.candidate = nn.Linear(3 * size, size), nn.Linear(3 * size, size)
-        self.head, self.last = nn.Linear(size, size), nn.Linear(size, 1)
-
-    def forward(self, action: Tensor, chosen: Tensor, scale: Tensor, facts: Tensor, valid: Tensor) -> Tensor:
-        """(N, T) of segments.
-
-        Args:
-            action: (N, T, A) what was done.
-            chosen: (N, T, A) what the policy would do now; gradients go here.
-            scale: (N, 1, 1) how much the two differ, all in all, in an agent's segments.
-            facts: (N, T, F).
-            valid: (N, T) 1.0 or 0.0.
-        """
-        pair = mixed(self.of_pair(torch.stack([action, chosen, (action - chosen) / scale], -1))).mean(-2)
-        worth = self.of_facts(facts).tanh()
-        x = torch.cat([pair, worth, pair * worth], -1)
-        hidden = backwards(self.candidate(x).tanh(), self.gate(x).sigmoid(), valid)
-        said = self.last(mixed(self.head(hidden))).squeeze(-1)
-        return BOUND * (said / BOUND).tanh()
-
-
-def backwards(candidate: Tensor, update: Tensor, valid: Tensor) -> Tensor:
-    """(N, T, L) what is known at each decision of itself and of all that came after; what is not valid leaves nothing behind."""
-    weight = valid.unsqueeze(-1)
-    new, kept = (weight * (1 - update) * candidate).unbind(1), (weight * update).unbind(1)
-    states = [new[-1]]
-    for t in range(len(new) - 2, -1, -1):
-        states.append(torch.addcmul(new[t], kept[t], states[-1]))
-    return torch.stack(states[::-1], 1)
+# ---- meta-parameters --------------------------------------------------------------------------------------------------------
 
 
 class Network(nn.Module):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from metarl import meta_parameters, tasks
-from metarl.algos.metagenrl import BOUND, NUM_FACTS, AgentAdapter, MetaGenRL, MetaGenRLConfig, Objective
+from metarl.algos.metagenrl import AgentAdapter, MetaGenRL, MetaGenRLConfig
+from metarl.objective import BOUND, NUM_FACTS, Objective
 from metarl.population import Agents, Segments
 from metarl.presets import config_for
 from metarl.rollout import collect
