@@ -6,7 +6,7 @@ import math
 from dataclasses import fields
 from typing import Any
 
-AT_MOST_ONE = ("discount", "gae_lambda", "shrink", "teacher_part", "noise_correlation", "target_rate")
+AT_MOST_ONE = ("discount", "gae_lambda", "shrink", "teacher_part", "noise_correlation", "target_rate", "popart_rate", "blind", "blind_until")
 ABOVE_ZERO = ("_std", "learning_rate", "_lr", "max_kl", "_scale", "gradient_norm", "clip")  # how such a name ends
 
 

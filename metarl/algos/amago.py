@@ -24,6 +24,8 @@ Deviations from the paper and its code, and why:
 - a small bonus on entropy keeps actors from closing before the sparse reward was met (the code has noise alone).
 - noise: each learner in training draws a part of its trial's actions, up to a limit that falls with time, uniformly; the code's bilevel noise.
 - a trial is never cut.
+As in the paper, and unlike the value functions of the other learners here, critics are not told the task's parameters: what they must find out for
+themselves is what teaches the memory.
 """
 
 from __future__ import annotations
@@ -272,11 +274,10 @@ class AMAGO(MetaRLAlgorithm):
 
     def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: AMAGOConfig, seed: int = 0) -> None:
         super().__init__(spec, params, config, seed)
-        if config.width % (2 * config.heads) or config.trusted_critics > config.critics:
-            raise ValueError(
-                f"width is {config.width}, expected a multiple of 2 heads ({2 * config.heads}); "
-                f"trusted_critics is {config.trusted_critics}, expected at most critics ({config.critics})"
-            )
+        if config.width % (2 * config.heads):
+            raise ValueError(f"width is {config.width}, expected a multiple of 2 heads, {2 * config.heads}")
+        if config.trusted_critics > config.critics:
+            raise ValueError(f"trusted_critics is {config.trusted_critics}, expected at most critics, {config.critics}")
         self.generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

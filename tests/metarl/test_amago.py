@@ -206,6 +206,19 @@ def test_log_densities_are_those_of_a_squashed_gaussian():
     torch.testing.assert_close(log_prob(sac.SquashedGaussian(mean, log_std), action), reference, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"width": 18}, "width is 18, expected a multiple of 2 heads, 4"),
+        ({"critics": 2, "trusted_critics": 3}, "trusted_critics is 3, expected at most critics, 2"),
+        ({"blind": 1.5}, "blind is 1.5, expected at most 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        small(**wrong)
+
+
 # ---- noise, and learning ----------------------------------------------------------------------------------------------------
 
 
