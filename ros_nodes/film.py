@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from metarl.ros_nodes.replay import messages_of, metadata
 from metarl.tasks.simulators.simulator import RobotSimulator
 from metarl.tasks.task import Readings, Task
 
-_MEASURED = "/measured/"
+_PLACES = ("/measured/", "/shown/")
+RESULT = 0.6  # s that the end of an episode stays in the picture
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Moment:
         episode: number of the episode; -1 before the first.
         reward: of the episode so far.
         error: in the task's unit, at the last event.
+        ended: the episode ended here.
     """
 
     stamp: int
@@ -45,6 +47,7 @@ class Moment:
     episode: int = -1
     reward: float = 0.0
     error: float = math.nan
+    ended: bool = False
 
 
 def moments(folder: Path, task: Task) -> Iterator[Moment]:
@@ -56,13 +59,14 @@ def moments(folder: Path, task: Task) -> Iterator[Moment]:
             event = to_event(message)
             reward = event.reward + (0.0 if event.begins else now.reward)
             now = Moment(now.stamp, now.places, event.episode, reward, event.error)
+            if event.ends:
+                yield replace(now, ended=True)
         elif topic.endswith(own):
-            now.stamp = _stamp(message)
             place = _pose(message.pose.pose) if isinstance(robot, VehicleSpec) else torch.tensor(message.position, dtype=torch.float32)
-            now = Moment(now.stamp, {**now.places, robot.name: place}, now.episode, now.reward, now.error)
+            now = replace(now, stamp=_stamp(message), places={**now.places, robot.name: place})
             yield now
-        elif _MEASURED in topic and message.__msgtype__ == "geometry_msgs/msg/PoseStamped":
-            now = Moment(now.stamp, {**now.places, topic.rpartition("/")[2]: _pose(message.pose)}, now.episode, now.reward, now.error)
+        elif any(kind in topic for kind in _PLACES) and message.__msgtype__ == "geometry_msgs/msg/PoseStamped":
+            now = replace(now, places={**now.places, topic.rpartition("/")[2]: _pose(message.pose)})
 
 
 def film(folder: Path, out: Path, fps: float = 12.5, size: tuple[int, int] = (480, 352), simulator: str = "", title: str = "") -> int:
@@ -88,14 +92,14 @@ def film(folder: Path, out: Path, fps: float = 12.5, size: tuple[int, int] = (48
     try:
         with video.film_file(out) as write:
             for now in moments(folder, task):
-                if now.episode < 0 or not due <= now.stamp:
+                if now.episode < 0 or not (due <= now.stamp or now.ended):
                     continue
                 due = now.stamp + round(SECOND / fps)
                 engine.reset(*_start(engine, task, now, env))
                 said = [title, f"episode {now.episode + 1}", f"return {now.reward:.2f}"]
                 said += [f"{scale * now.error:.1f} {unit}"] if math.isfinite(now.error) else []
                 picture = _with_text(engine.render(0, *size), [line for line in said if line], font)
-                for _ in range(round(video.FRAMES_PER_SECOND / fps)):
+                for _ in range(round(video.FRAMES_PER_SECOND * (RESULT if now.ended else 1 / fps))):
                     write(picture)
                 drawn += 1
     finally:

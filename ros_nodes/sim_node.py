@@ -1,8 +1,9 @@
 """sim: a simulated robot in a hidden task, behind the topics of a real one. The only node that knows a simulator.
 
 Subscribes to the robot's controller. Publishes the robot's own state (JointState, or Odometry and Imu); `seen/...`, what its imperfect sensors
-make of the rest; `measured/...`, the truth, for whoever judges; `robot_description`, latched; /clock. Offers `~/begin_episode` (Trigger), whose
-message is the stamp in ns from which on readings belong to the new episode; `~/reset` (Trigger), which begins it anew whatever has happened;
+make of the rest; `measured/...`, the truth, for whoever judges; `shown/BODY`, where bodies are while a trajectory is on its way, for films;
+`robot_description`, latched; /clock. Offers `~/begin_episode` (Trigger), whose message is the stamp in ns from which on readings belong to the new
+episode; `~/reset` (Trigger), which begins it anew whatever has happened;
 `~/set_pause` (SetBool); `~/step` (Trigger), `steps` periods while it is paused.
 Parameters: task, simulator, split, index, seed; joint_names, command_topic, state_topic; pace; command_timeout (s); steps; and each of the task's own,
 e.g. payload, at any time, inside of its limits: the status says when it holds.
@@ -18,6 +19,7 @@ import time
 from typing import Any
 
 import torch
+from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
@@ -92,6 +94,9 @@ class SimNode:
             for channel in channels(self.wire, task, needs, source):
                 if channel.topic not in self._says:
                     self._says[channel.topic] = channel, source, node.create_publisher(channel.kind, channel.topic, runtime.STREAM)
+        names = tuple(self.world.engine.read())
+        moving = [body for body, parts in readings.bodies(names, readings.own_state(self.wire.robot)).items() if "pos" in parts]
+        self._shown = {body: node.create_publisher(PoseStamped, f"shown/{body}", runtime.STREAM) for body in moving}
         self._clock = node.create_publisher(Clock, "/clock", runtime.STREAM_IN)
         robot = self.wire.robot
         self._imu = (robot.prefix, node.create_publisher(Imu, robot.imu_topic, runtime.STREAM)) if isinstance(robot, VehicleSpec) else None
@@ -138,6 +143,8 @@ class SimNode:
             self._steps += 1
             time.sleep(max(0.0, self._began + self._steps * FRAME * 1e-9 - runtime.steady_now()))
         publisher.publish(channel.say({"qpos": qpos.unsqueeze(0), "qvel": qvel.unsqueeze(0)}, self._stamp))
+        for body, shown in self._shown.items():
+            shown.publish(messages.pose(self.world.moving, body, self._stamp, self.wire.frame))
         self._tell_time()
 
     # ---- what is asked for ------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class World:
         true: readings (1, n) as they are.
         seen: as the robot's imperfect sensors give them.
         hidden: the task that it is in now.
+        moving: readings (1, n) at the latest frame.
     """
 
     def __init__(self, task: Task, hidden: TaskBatch, simulator: str, seed: int, on_frame: Callable[[Tensor, Tensor], None]) -> None:
@@ -47,6 +48,7 @@ class World:
         if task.robot.joint_names:
             engine.on_frame = lambda _: on_frame(*self._joints()) if "qpos" in self.true else None
         self.true: Readings = {}
+        self.moving: Readings = {}
         self._become(hidden)
         engine.set_tasks(hidden.named())
         self._begin()
@@ -166,8 +168,8 @@ class World:
         self._look(measured)
 
     def _joints(self) -> tuple[Tensor, Tensor]:
-        now = self.engine.read()
-        return now["qpos"][0], now["qvel"][0]
+        self.moving = self.engine.read()
+        return self.moving["qpos"][0], self.moving["qvel"][0]
 
     def _look(self, measured: Readings) -> None:
         self.true = {**measured, **self._goals, **self._memory}

@@ -17,7 +17,7 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import String
 
 from metarl import meta_parameters, tasks
-from metarl.ros_nodes import messages
+from metarl.ros_nodes import film, messages
 from metarl.ros_nodes.adaptation import Mode
 from metarl.ros_nodes.channels import channels
 from metarl.ros_nodes.control_loop import ControlLoop, load
@@ -131,6 +131,9 @@ def record_trial(folder, file, name, episodes=2, simulator="mujoco", meanwhile=N
         if meanwhile is not None:
             meanwhile(event, loop)
         found = heard(world.seen, seen)
+        for channel in measured:
+            kind = f"{channel.kind.__module__.split('.')[0]}/msg/{channel.kind.__name__}"
+            recording.write(f"/left/{channel.topic}", kind, serialize_message(channel.say(world.true, event.stamp)))
         note("/left/task/events", messages.event_message(event))
         note("/left/adapter/used", messages.used_message(event, loop.needs, found, executed, circumstances(loop, "")))
         result = (event.reward, event.terminated, event.truncated, found, executed)
@@ -216,6 +219,22 @@ def test_another_adaptation_is_told_apart(tmp_path, file, monkeypatch):
     events[k] = events[k]._replace(reward=events[k].reward + 0.1)
     spoilt = type(bag)(**{**vars(bag), "events": tuple(events)})
     assert f"at event {bag.events[k].sequence} of trial 7" in replay(loop_of(spoilt), spoilt).difference
+
+
+@pytest.mark.parametrize("name", ["quadrotor_track", "car_track", "arm_slide"])
+def test_a_bag_is_filmed_and_plotted(tmp_path, file, name):
+    import imageio
+
+    record_trial(tmp_path / "bag", file("rl2", name), name)
+    bag = read(tmp_path / "bag")
+    drawn = film.film(tmp_path / "bag", tmp_path / "film.mp4", fps=12.5, size=(64, 48))
+    assert drawn >= 4
+    pictures = list(imageio.get_reader(tmp_path / "film.mp4"))
+    assert len(pictures) >= 2 * round(25 * film.RESULT)  # the ends of two episodes among them
+    assert any((a != pictures[0]).any() for a in pictures)
+    film.plot([("rl2", bag.events), ("again", bag.events)], tasks.make(name), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert film.returns_of(bag.events) == pytest.approx([sum(e.reward for e in bag.events if e.episode == k) for k in range(2)])
 
 
 def test_a_file_that_was_changed_since_is_refused(tmp_path, file, small_algorithm):

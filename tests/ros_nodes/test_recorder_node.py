@@ -1,0 +1,104 @@
+"""The recorder as a process: it waits for nothing to be missed, starts and stops when asked, and never falls silent; and the replay of what it wrote."""
+# ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+pytest.importorskip("rosbags", reason="rosbags is not installed: pip install 'metarl[ros]'")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from metarl import meta_parameters
+from metarl.ros_nodes import runtime
+from metarl.ros_nodes.graph import Arm, Domain, Graph, NodeFailed, NodeSpec, graph, replay
+from metarl.ros_nodes.replay import messages_of, read
+
+# ROS's message packages import a parser that imports what Python has deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = 400.0  # s, until a test gives up; a busy machine takes its time to start processes
+
+
+@pytest.fixture(autouse=True)
+def processes_find_metarl(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def test_a_recorded_trial_is_replayed_by_the_replay_node(tmp_path, small_algorithm):
+    file, bag = tmp_path / "slide.safetensors", tmp_path / "bag"
+    meta_parameters.save(file, small_algorithm("rl2", "arm_slide"), "rl2", 0)
+    choice = Arm(str(file), simulator="mujoco", index=2, episodes=2, record=True, bag=str(bag))
+    with Domain() as domain, Graph(graph(choice), domain) as running:
+        running.wait("task", LONG)
+    found = read(bag)
+    assert [e.sequence for e in found.events] == [0, 1, 2, 3]
+    assert found.about["index"] == 2
+    topics = {topic for topic, _, _ in messages_of(bag)}
+    assert topics >= {"/joint_states", "/seen/object", "/measured/object", "/safety/executed", "/adapter/command", "/adapter/adaptation", "/clock"}
+    file.unlink()  # the bag has a copy
+    with Domain() as domain, Graph(replay(str(bag)), domain) as again:
+        again.wait("replay", LONG)
+        assert "replayed 2 decisions in 2 episodes: every action is the recorded one" in again.said("replay")
+    with (
+        Domain() as domain,
+        Graph(replay(str(bag), "zoo:arm_slide/rl2"), domain) as other,
+        pytest.raises(NodeFailed, match="not what was recorded: at event 0"),
+    ):
+        other.wait("replay", LONG)
+
+
+def test_start_and_stop_and_a_full_disk(tmp_path):
+    spec = NodeSpec("recorder", "recorder_node", {"bag": str(tmp_path / "bag"), "min_free": 1e-6})
+    full = NodeSpec("full", "recorder_node", {"bag": str(tmp_path / "full"), "min_free": 1e12}, {"__node": "full"})
+    with Domain() as domain, Graph((spec, full), domain) as running:
+        os.environ.update(domain.variables())
+        context = rclpy.Context()
+        rclpy.init(context=context)
+        node = rclpy.create_node("other", context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        status = []
+        node.create_subscription(DiagnosticArray, "full/status", status.append, runtime.LATCHED)
+        mouth = node.create_publisher(String, "words", runtime.COMMAND)
+        end = time.monotonic() + LONG
+
+        def until(true, what):
+            while not true():
+                assert time.monotonic() < end, f"waited for {what}; they said {running.said('recorder')} {running.said('full')}"
+                executor.spin_once(timeout_sec=0.05)
+
+        def ask(name):
+            client = node.create_client(Trigger, name)
+            until(client.service_is_ready, name)
+            future = client.call_async(Trigger.Request())
+            until(future.done, f"an answer of {name}")
+            return future.result()
+
+        try:
+            assert not ask("recorder/stop").success  # nothing is being recorded
+            assert ask("recorder/start").success
+            assert not ask("recorder/start").success
+            until(lambda: mouth.get_subscription_count() == 1, "the recorder to listen")
+            for i in range(10):
+                mouth.publish(String(data=str(i)))
+            time.sleep(1.0)
+            answer = ask("recorder/stop")
+            assert answer.success
+            refused = ask("full/start")
+            assert not refused.success
+            assert "disk_full" in refused.message
+            until(lambda: status and runtime.status_values(status[-1]).get("disk_full") == "1", "the refusal to be counted")
+        finally:
+            executor.shutdown()
+            node.destroy_node()
+            context.try_shutdown()
+    words = [m.data for topic, _, m in messages_of(tmp_path / "bag") if topic == "/words"]
+    assert words == [str(i) for i in range(10)]
