@@ -1,0 +1,104 @@
+"""Vehicles on the real graph: nodes in processes of their own, over DDS."""
+# ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import TwistStamped
+from rclpy.executors import SingleThreadedExecutor
+from std_msgs.msg import Float64MultiArray
+
+from metarl import meta_parameters, tasks
+from metarl.rollout import collect
+from metarl.ros_nodes import messages, runtime
+from metarl.ros_nodes.graph import Car, Domain, Graph, NodeFailed, Quadrotor, graph
+from metarl.tasks.batched_env import BatchedEnv
+
+# ROS's message packages import a parser that imports what Python has deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = 500.0  # s, until a test gives up; a busy machine takes its time
+
+
+@pytest.fixture(autouse=True)
+def processes_find_metarl(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+class Ear:
+    """A node in this process that hears topics."""
+
+    def __init__(self, domain, topics):
+        os.environ.update(domain.variables())
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("ear", context=self.context)
+        self.heard = {name: [] for name in topics}
+        for name, (kind, quality) in topics.items():
+            self.node.create_subscription(kind, name, self.heard[name].append, quality)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def until(self, true, what):
+        end = time.monotonic() + LONG
+        while not true():
+            assert time.monotonic() < end, f"waited {LONG} s for {what}"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+EVENTS = {"task/events": (Float64MultiArray, runtime.HISTORY)}
+
+
+def test_a_flight_in_lockstep_is_the_flight_without_ros(tmp_path, small_algorithm):
+    task, file = tasks.make("quadrotor_track"), tmp_path / "quadrotor.safetensors"
+    meta_parameters.save(file, small_algorithm("rl2", "quadrotor_track"), "rl2", 0)
+    choice = Quadrotor(str(file), pace="lockstep", index=3, episodes=1)
+    with Domain() as domain, Ear(domain, EVENTS) as ear, Graph(graph(choice, observers=1), domain) as running:
+        ear.until(lambda: running.finished("task"), "the trial to end")
+        ear.until(lambda: messages.to_event(ear.heard["task/events"][-1]).ends, "the last event")
+    found = [e for e in map(messages.to_event, ear.heard["task/events"]) if not e.begins]
+    algorithm, env = meta_parameters.load(file), BatchedEnv(task, 1, 1, "mujoco", 1, seed=0)
+    env.set_tasks(task.sample(1, "iid", start=3))
+    rollout = collect(env, algorithm.adapter(1), 1, algorithm.noise_to_adapt)
+    env.close()
+    valid = rollout.valid[0, 0, 0]
+    assert len(found) == int(valid.sum())
+    np.testing.assert_allclose([e.reward for e in found], rollout.reward[0, 0, 0][valid], rtol=0, atol=1e-4)
+    steps = np.diff([e.stamp for e in found]) * 1e-9
+    np.testing.assert_allclose(steps, task.decision_dt, atol=1e-5)
+
+
+def test_a_car_whose_adapter_is_killed_brakes_and_keeps_its_steering_angle():
+    topics = {**EVENTS, "cmd_vel": (TwistStamped, runtime.COMMAND), "safety/status": (DiagnosticArray, runtime.LATCHED)}
+    with Domain() as domain, Ear(domain, topics) as ear, Graph(graph(Car(), observers=1), domain) as running:
+        events, sent = ear.heard["task/events"], ear.heard["cmd_vel"]
+        ear.until(lambda: len(events) > 5, "the drive to begin")
+        os.kill(running.pids()["adapter"], signal.SIGKILL)
+        status = lambda: runtime.status_values(ear.heard["safety/status"][-1])  # noqa: E731
+        ear.until(lambda: status().get("state") == "holding" and sent[-1].twist.linear.x <= 1e-3, "the car to be braked")
+        with pytest.raises(NodeFailed, match="the adapter node ended"):
+            running.finished("task")
+    speed = np.array([m.twist.linear.x for m in sent])
+    assert (speed >= 0).all()
+    last = np.flatnonzero(speed > 1e-3)[-1] + 1  # the ramp's end
+    ramp = speed[max(0, last - 5) : last + 1]
+    assert (np.diff(ramp) <= 1e-9).all()
+    bend = [m.twist.angular.z / m.twist.linear.x for m in sent[max(0, last - 3) : last + 1]]
+    np.testing.assert_allclose(bend, bend[0], atol=1e-6)
