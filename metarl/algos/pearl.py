@@ -168,6 +168,8 @@ class Network(nn.Module):
 class PosteriorAdapter:
     """What M x R learners know of their tasks, and what they take them to be in this episode: `latent` (M, R, L), or `mean` without exploration."""
 
+    noise: Tensor | None  # of the last action in this episode
+
     def __init__(self, algorithm: PEARL, num_tasks: int, num_robots: int, training: bool) -> None:
         self.algorithm, self.training = algorithm, training
         none = torch.zeros(num_tasks, num_robots, algorithm.config.latent_size, device=algorithm.device)
@@ -210,7 +212,7 @@ class PosteriorAdapter:
 
     def _draw(self) -> None:
         known = self.evidence if self.episode >= self.algorithm.config.prior_episodes else self.nothing
-        self.noise: Tensor | None = None  # of the last action, in this episode
+        self.noise = None
         posterior = known.posterior()
         self.mean, self.latent = posterior.mean, posterior.sample(self.algorithm.noise(*posterior.mean.shape))
 
