@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio_ffmpeg
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +16,8 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl
 pytest.importorskip("rosbags", reason="rosbags is not installed: pip install 'metarl[ros]'")
 
 from rclpy.serialization import serialize_message
+from rosbags.serde.errors import SerdeError
+from rosbags.typesys import Stores, get_typestore
 from std_msgs.msg import String
 
 from metarl import meta_parameters, tasks
@@ -112,6 +116,18 @@ def test_errors_have_names(tmp_path, monkeypatch, number, reason):
 # ---- replay -----------------------------------------------------------------------------------------------------------------
 
 
+def on_the_wire(message, kind):
+    """As DDS sends it: rclpy's own function leaves bytes behind it that mean nothing."""
+    data, types = serialize_message(message), get_typestore(Stores.ROS2_JAZZY)
+    while True:
+        try:
+            types.deserialize_cdr(data, kind)
+            return data
+        except SerdeError:
+            data = data[:-4]
+            assert data
+
+
 def record_trial(folder, file, name, episodes=2, simulator="mujoco", meanwhile=None):
     """A trial as the nodes run it, in this process, with what they publish in a bag."""
     task = tasks.make(name)
@@ -133,7 +149,7 @@ def record_trial(folder, file, name, episodes=2, simulator="mujoco", meanwhile=N
         found = heard(world.seen, seen)
         for channel in measured:
             kind = f"{channel.kind.__module__.split('.')[0]}/msg/{channel.kind.__name__}"
-            recording.write(f"/left/{channel.topic}", kind, serialize_message(channel.say(world.true, event.stamp)))
+            recording.write(f"/left/{channel.topic}", kind, on_the_wire(channel.say(world.true, event.stamp), kind))
         note("/left/task/events", messages.event_message(event))
         note("/left/adapter/used", messages.used_message(event, loop.needs, found, executed, circumstances(loop, "")))
         result = (event.reward, event.terminated, event.truncated, found, executed)
@@ -222,14 +238,20 @@ def test_another_adaptation_is_told_apart(tmp_path, file, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["quadrotor_track", "car_track", "arm_slide"])
-def test_a_bag_is_filmed_and_plotted(tmp_path, file, name):
-    import imageio
+def test_a_bag_is_filmed_and_plotted(tmp_path, file, name, monkeypatch):
+    """In PyBullet, whose pictures need no OpenGL."""
+    pytest.importorskip("pybullet", reason="PyBullet is not installed")
 
+    def render(*_):
+        raise RuntimeError("no OpenGL")
+
+    monkeypatch.setattr("metarl.tasks.simulators.mujoco.MujocoSimulator.render", render)
     record_trial(tmp_path / "bag", file("rl2", name), name)
     bag = read(tmp_path / "bag")
     drawn = film.film(tmp_path / "bag", tmp_path / "film.mp4", fps=12.5, size=(64, 48))
-    assert drawn >= 4
-    pictures = list(imageio.get_reader(tmp_path / "film.mp4"))
+    assert drawn >= 2
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(tmp_path / "film.mp4"), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    pictures = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, dtype=np.uint8).reshape(-1, 48, 64, 3)
     assert len(pictures) >= 2 * round(25 * film.RESULT)  # the ends of two episodes among them
     assert any((a != pictures[0]).any() for a in pictures)
     film.plot([("rl2", bag.events), ("again", bag.events)], tasks.make(name), tmp_path / "plot.png")
