@@ -23,7 +23,7 @@ INSTALLED_BY = {
     "PIL": "pillow",
     "dm_env": "dm-env",
     "rclpy": "ros-rclpy",
-    **dict.fromkeys(("builtin_interfaces", "rcl_interfaces", "rosgraph_msgs"), "ros-rclpy"),
+    **dict.fromkeys(("builtin_interfaces", "lifecycle_msgs", "rcl_interfaces", "rosgraph_msgs"), "ros-rclpy"),
     **dict.fromkeys(ROS_MESSAGES, "ros-common-interfaces"),
 }
 ROS_ALONE = {"launch", "launch_ros"}  # come with an installation of ROS, which is what reads launch files
