@@ -91,7 +91,9 @@ class MetaGenRLConfig:
     reward_scale: float = 1.0
     """s: what critics are told of a reward."""
     learning_rate: float = 1e-3
-    """Of the Adams of policies."""
+    """Of the Adams of policies, in the population."""
+    new_learning_rate: float = 3e-4
+    """The same of agents in new tasks, where nobody helps a policy that has run ahead of what its critics know."""
     critic_learning_rate: float = 3e-3
     """Of the Adams of critics."""
     meta_learning_rate: float = 3e-3
@@ -286,7 +288,7 @@ class MetaGenRL(MetaRLAlgorithm):
             update: how many steps came before.
             generator: of the draw, on the CPU.
             trust: weight of the objective in the policies' gradient; the rest is that of their critics, in meta-training's beginning alone.
-            learn: whether the objective learns as well.
+            learn: whether these are the population, and the objective learns as well.
 
         Returns:
             What to log.
@@ -305,7 +307,7 @@ class MetaGenRL(MetaRLAlgorithm):
                 gradient = trust * normalize(gradient, dim=-1) - (1 - trust) * normalize(by_critic, dim=-1)
             if learn:
                 logs |= self.learn(agents, lesson, said, target, ready.squeeze(-1))
-            agents.policy_adam.step(agents.policy, gradient, cfg.learning_rate * ready)
+            agents.policy_adam.step(agents.policy, gradient, (cfg.learning_rate if learn else cfg.new_learning_rate) * ready)
         agents.follow(cfg.target_rate)
         return logs
 
