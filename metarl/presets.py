@@ -59,6 +59,7 @@ PRESETS: dict[tuple[str, str], Mapping[str, Any]] = {
 }
 for _task in ("bandit_n10_k5", "grid_navi", "arm_slide"):  # PPO as for RL²
     PRESETS["snail", _task] = {k: v for k, v in _RECURRENT[_task].items() if k != "hidden_size"}
+PRESETS["snail", "bandit_n10_k5"] = {**PRESETS["snail", "bandit_n10_k5"], "iterations": 150}
 # a step after every single shot of one robot: many tasks, a small network, and step sizes that are meta-learned
 PRESETS["maml", "arm_slide"] = {
     "num_tasks": 128, "num_robots": 1, "iterations": 200, "layers": (32,), "credit": "returns",
