@@ -110,7 +110,7 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         if not self.loop.deciding:  # what was asked before is long over; a trial that is under way is joined where it is
             del self._events[:-1]
         self.loop.resume()
-        self._active, self._oldest = True, 0.0
+        self._active, self._oldest, self._waiting_since = True, 0.0, runtime.steady_now()
         self._say("active", f"adapting with {self.file}")
         self._advance()
         return SUCCESS
@@ -188,9 +188,21 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         if self._loop is None or not self._active:
             return
         self._oldest = max(self._oldest, self.inbox.age())
+        self._watch_open_decision()
         if not self.status.ready:
             listened = self._command.get_subscription_count() > 0
             self.status.publish(f"adapting with {self.file}" if listened else "waiting for the safety node", ready=listened)
+
+    def _watch_open_decision(self) -> None:
+        """Give up a decision that was never carried out, where the trial has gone on without it: it was asked for before this node was started anew."""
+        now = runtime.steady_now()
+        if not (self.loop.deciding and self._events) or self._executed[0] == self._asked:
+            self._waiting_since = now
+        elif now - self._waiting_since > 2 * self.state_timeout:
+            self.loop.deciding = False
+            del self._events[:-1]
+            self.status.refused("abandoned", "a decision was never carried out, and the trial goes on without it")
+            self._advance()
 
     def _on_event(self, message: Float64MultiArray) -> None:
         try:

@@ -243,8 +243,10 @@ class Graph:
         self.stop()
 
     def start(self, node: NodeSpec) -> None:
-        """Start one process; what it says goes to a file."""
-        log = self._logs[node.name] = open(self._folder / f"{node.name}.log", "wb")  # noqa: SIM115
+        """Start one process, also again after it has ended; what it says goes to a file."""
+        if node.name in self._logs:
+            self._logs[node.name].close()
+        log = self._logs[node.name] = open(self._folder / f"{node.name}.log", "ab")  # noqa: SIM115
         environment = {**self.domain.environment(), "ROS_LOG_DIR": str(self._folder), PARENT_VARIABLE: str(os.getpid())}
         self._processes[node.name] = subprocess.Popen(node.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment)
 

@@ -9,6 +9,7 @@ trajectory controller; `~/executed`, what was sent with the stamp of the command
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -125,15 +126,17 @@ class SafetyNode:
     # ---- what is done ---------------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        now = runtime.steady_now()
-        late, self._watched = max(0.0, now - self._watched - WATCH_PERIOD), now  # s that this machine had no time for us
+        now, worked = runtime.steady_now(), time.thread_time()
+        late, self._watched = max(0.0, now - self._watched - WATCH_PERIOD), now  # s for which this machine had no time for us
         stop = self.guard.watch(now)
         if stop is not None:
             if stop.command is not None:
                 self._send(stop.command)
-            reaction = stop.waited + runtime.steady_now() - now  # s, since the last sign of life of what has fallen silent
+            passed = runtime.steady_now() - now
+            late += max(0.0, passed - (time.thread_time() - worked))
+            # since the last sign of life of what has fallen silent; first, so that whoever reads the count finds them up to date
+            self._tell_state(reaction_ms=f"{1000 * (stop.waited + passed):.1f}", late_ms=f"{1000 * late:.1f}")
             self.status.refused(stop.cause.reason, f"stopped: {stop.cause}" + ("" if stop.command is not None else "; nothing was sent"))
-            self._tell_state(reaction_ms=f"{1000 * reaction:.1f}", late_ms=f"{1000 * late:.1f}")
         following = self.guard.follow(now)
         if following is not None:
             self._send(following)

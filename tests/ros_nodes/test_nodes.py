@@ -255,20 +255,24 @@ def test_the_last_node_before_the_motors_needs_neither_torch_nor_a_simulator():
 
 
 def test_robot_nodes_need_no_simulator(files):
-    """Also when they act: with mujoco, pybullet and their like out of reach."""
+    """Also when they act and adapt: with mujoco, pybullet and their like out of reach."""
     code = f"""
 import sys
 for name in ("mujoco", "pybullet", "dm_control", "gymnasium", "mujoco_warp"):
     sys.modules[name] = None
 import torch
 from metarl import robots
-from metarl.ros_nodes import adapter_node, safety_node, task_node
+from metarl.ros_nodes import adapter_node, safety_node, supervisor_node, task_node
 from metarl.ros_nodes.control_loop import load
 from metarl.ros_nodes.referee import Referee
 loop = load({files("arm_slide")!r}, robots.load("arm7"))
+loop.dry_run()
 loop.begin_trial()
 seen = {{"qpos": torch.tensor(loop.task.robot.home_qpos), "object_pos": torch.tensor([0.55, 0.05, 0.03]), "target_pos": torch.tensor([0.5, 0.6, 0.0])}}
 print(len(loop.begin_episode(seen).command.qpos), Referee(loop.task, 1).begin_episode({{**seen, "object_linvel": torch.zeros(3)}}, 1).begins)
+assert loop.take_result(0.5, False, True, seen) is None
+loop.end_episode()
+assert loop.adapter.counts["accepted"] == 2
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LONG)
     assert re.fullmatch(r"\d\d True\n", found.stdout), found.stderr
