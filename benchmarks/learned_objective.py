@@ -3,7 +3,7 @@
 python benchmarks/learned_objective.py point_navigation      # docs/point_navigation_metagenrl.md and .png, and the JSON file beside the zoo's
 
 Agents are born from seeds of their own, live in held-out tasks, and learn after each episode. The untrained objective is another random one for each of
-these seeds. All three columns have the same agents, tasks and noise: agents with the trained objective, with an untrained one, and as they were born.
+these seeds. All three have the same agents and tasks: agents with the trained objective, with an untrained one, and as they were born.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def main() -> None:
     lines += [f"{AGENTS} agents, born from seeds of their own, in each of {NUM_TASKS} tasks. Mean return of an episode with 95 % intervals over both.", ""]
     lines += ["| objective | " + " | ".join(f"after {k}" for k in shown) + " |", "|---|" + "---|" * len(shown)]
     lines += [f"| {name} | " + " | ".join(_said(curve[k]) for k in shown) + " |" for name, curve in {**curves, "trained - untrained": better}.items()]
+    lines += ["", f"![return by episode](docs/{task}_metagenrl.png)"]
     (ROOT / "docs" / f"{task}_metagenrl.md").write_text("\n".join(lines) + "\n")
 
     figure = Figure(figsize=(5.5, 4.0), layout="constrained")
