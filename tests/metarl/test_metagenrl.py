@@ -415,7 +415,7 @@ def lives(algorithm, tasks_of, episodes):
 @pytest.mark.learn
 def test_the_learned_objective_trains_new_agents_in_new_tasks():
     task = tasks.make("point_navigation")
-    config = config_for("metagenrl", "point_navigation")
+    config = dataclasses.replace(config_for("metagenrl", "point_navigation"), new_learning_rate=1e-3)  # 20 episodes are few
     algorithm, untrained = (MetaGenRL(task.spec, task.params, config, seed=0) for _ in range(2))
     env = BatchedEnv(task, config.num_tasks, num_threads=1)
     for iteration in range(40):
