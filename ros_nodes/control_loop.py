@@ -27,7 +27,7 @@ from metarl.ros_nodes.rejection import Rejected, RejectedAction
 from metarl.tasks.batched_env import Step
 from metarl.tasks.task import Readings, Task
 
-SAME = 1e-3  # what was executed is what was decided, if no number differs by more than this (and this part of it)
+EXACT, SAME = 1e-6, 1e-3  # what was executed is what was decided, if no number differs by more than this (and this part of it): of arms, of vehicles
 RAMP = 6  # decisions after an activation that are kept near the measured pose
 
 
@@ -160,7 +160,8 @@ class ControlLoop:
 
     def _misled(self, reward: float, executed: Tensor | None) -> str:
         """Why what came of the decision says nothing about it, or ""."""
-        if executed is not None and not torch.allclose(executed, self._commanded[0], rtol=SAME, atol=SAME):
+        same = EXACT if isinstance(self.task.robot, ArmSpec) else SAME  # a twist carries a vehicle's commands in other numbers
+        if executed is not None and not torch.allclose(executed, self._commanded[0], rtol=same, atol=same):
             return "intervention"
         low, high = self.task.reward_range
         return "" if low - SAME * (high - low) <= reward <= high + SAME * (high - low) else "reward_range"

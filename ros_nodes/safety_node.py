@@ -9,6 +9,7 @@ trajectory controller; `~/executed`, what was sent with the stamp of the command
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -28,7 +29,7 @@ from metarl.ros_nodes.wires import Wire, wired
 from metarl.ros_nodes.workspace import Workspace
 
 # no ground to interrupt the motion of the command that was accepted
-PASSED_OVER = ("duplicate", "out_of_order", "before_reset", "superseded")
+PASSED_OVER = ("duplicate", "out_of_order", "superseded")
 WATCH_PERIOD, GRAPH_PERIOD = 0.01, 0.1  # s between two looks at the age of things, and at who is there
 SETTINGS = (
     Setting("reach", Guard.reach, 0.01, 1.0),
@@ -55,6 +56,7 @@ class SafetyNode:
         self.speakers = Speakers()
         self._waiting: tuple[Command, float] | None = None  # a command, and when it came, until a joint state as new as its plan is here
         self._estop_pressed = False  # on the topic
+        self._unanswered: int | None = None  # ns, stamp of a command that nothing could be sent for: whoever gave it waits for what becomes of it
         self._watched = runtime.steady_now()
         self._controller = node.create_publisher(self.wire.command_kind, self.wire.command_topic, runtime.COMMAND)
         self._executed = node.create_publisher(self.wire.command_kind, "~/executed", runtime.ANSWERS)
@@ -77,7 +79,15 @@ class SafetyNode:
             if rejected.reason != "jump":
                 return
             self._tell_state()
+        self._answer_late()
         self._decide()
+
+    def _answer_late(self) -> None:
+        """Hold the pose for the command that came when none was known."""
+        if self._unanswered is not None:
+            with contextlib.suppress(Rejected):
+                self._send(self.guard.hold(self._unanswered, runtime.steady_now()))
+                self._unanswered = None
 
     def _on_command(self, message: Any, info: dict[str, Any]) -> None:
         stamp = messages.to_stamp(message.header.stamp)
@@ -192,6 +202,7 @@ class SafetyNode:
                 self._send(self.guard.hold(stamp, runtime.steady_now()))
             except Rejected as unknown_pose:
                 text += f"; nothing was sent, because {unknown_pose}"
+                self._unanswered = stamp
         self._tell_state()
         self.status.refused(rejected.reason, text)
 

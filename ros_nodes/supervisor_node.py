@@ -21,7 +21,7 @@ from std_srvs.srv import Trigger
 
 from metarl.ros_nodes import runtime
 from metarl.ros_nodes.runtime import Setting
-from metarl.ros_nodes.supervision import Goal, Roster, Step
+from metarl.ros_nodes.supervision import BUSY, Goal, Roster, Step
 
 PERIOD, DIAGNOSTICS_PERIOD = 0.1, 1.0  # s
 AGAIN = 0.5  # s between two attempts at what is only a matter of time
@@ -98,7 +98,7 @@ class SupervisorNode:
             self._reached = True
             self.status.publish(f"all nodes are {self.goal}", ready=self.goal is Goal.ACTIVE)
             self._answer("")
-        elif waiting and self._reached:
+        elif waiting and self._reached and BUSY not in waiting:
             self._reached, self._since = False, now
             self.status.publish(f"waiting for {waiting}", ready=False)
         elif waiting and now - self._since > self.patience:

@@ -1,0 +1,347 @@
+"""Faults in a graph of real processes whose control loop runs at 100 Hz: what stops the robot, how soon, and how it goes on."""
+# ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
+
+import itertools
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from metarl import meta_parameters, robots, tasks
+from metarl.ros_nodes import messages, runtime
+from metarl.ros_nodes.graph import Domain, Graph, NodeSpec
+from metarl.ros_nodes.limits import Command
+
+# ROS's message packages import a parser that imports what Python has deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+ARM7 = robots.load_arm("arm7")
+HOME = np.array(ARM7.home_qpos)
+LONG = 300.0  # s, until a test gives up; a busy machine takes its time
+PROMISED = 150.0  # ms from the last sign of life to the stop
+NODES = ("robot", "safety", "adapter", "task", "supervisor")
+TASK = '''
+from metarl.tasks.arm_reach import ArmReach
+
+class FastReach(ArmReach):
+    """arm_reach at 100 Hz."""
+
+    name = "fast_reach"
+    horizon = 100
+    episodes_per_trial = 100_000
+    decision_dt = 0.01
+'''
+
+
+class StandIn(NodeSpec):
+    """The robot of these tests."""
+
+    @property
+    def command(self):
+        return [sys.executable, str(HERE / "robot_stand_in.py")]
+
+
+class Operator:
+    """A node in this process: hears all statuses, asks services, sets parameters, speaks on topics."""
+
+    def __init__(self, domain, graph, nodes):
+        os.environ.update(domain.variables())
+        self.graph, self.context = graph, rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("operator", context=self.context)
+        self.said = dict.fromkeys(nodes, {})
+        for name in nodes:
+            self.node.create_subscription(
+                DiagnosticArray, f"{name}/status", lambda m, name=name: self.said.__setitem__(name, runtime.status_values(m)), runtime.LATCHED
+            )
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def until(self, true, what):
+        end = time.monotonic() + LONG
+        while not true():
+            assert time.monotonic() < end, f"waited {LONG} s for {what}; said last: {self.said}"
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def count(self, name, key):
+        return int(self.said[name].get(key, 0))
+
+    def more(self, name, key, than=None, by=1):
+        """Wait until a count has grown."""
+        before = self.count(name, key) if than is None else than
+        self.until(lambda: self.count(name, key) >= before + by, f"{key} of {name} to grow beyond {before}")
+
+    def ask(self, kind, service, **fields):
+        client = self.node.create_client(kind, service)
+        self.until(client.service_is_ready, f"service {service}")
+        future = client.call_async(kind.Request(**fields))
+        self.until(future.done, f"an answer of {service}")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def set(self, node, **values):
+        """Set parameters; why they were refused, or ""."""
+        parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
+        return [r.reason for r in self.ask(SetParameters, f"{node}/set_parameters", parameters=parameters).results]
+
+    def flows(self):
+        """Commands are forwarded, and nothing is wrong."""
+        self.more("safety", "forwarded", by=30)
+
+    def close(self):
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory, small_algorithm):
+    """The whole graph, once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "fast_reach.py").write_text(TASK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "__path__", list(tasks.__path__))
+        tasks.add_folder(folder)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("METARL_TASKS", str(folder))
+        file = str(folder / "fast_reach.safetensors")
+        meta_parameters.save(file, small_algorithm("rl2", "fast_reach"), "rl2", 0)
+        heard = {"action": "adapter/action", "executed": "safety/executed", "begin_episode": "robot/begin_episode"}
+        nodes = (
+            StandIn("robot", ""),
+            NodeSpec("safety", "safety_node", {"may_jump": True}, {"command": "adapter/command"}),
+            NodeSpec(
+                "adapter", "adapter_node", {"meta_parameters": file, "adapted_folder": str(folder)}, {"events": "task/events", "executed": "safety/executed"}
+            ),
+            NodeSpec("task", "task_node", {"task": "fast_reach", "patience": LONG}, heard | {f"{n}_status": f"{n}/status" for n in ("adapter", "safety")}),
+            NodeSpec("supervisor", "supervisor_node", {"nodes": ("robot", "safety", "adapter"), "timeout": 3.0, "patience": LONG}),
+        )
+        with Domain() as domain, Graph(nodes, domain) as graph:
+            operator = Operator(domain, graph, NODES)
+            operator.until(lambda: operator.said["supervisor"].get("ready") == "true", "all nodes to be active")
+            operator.flows()
+            yield operator
+            operator.close()
+
+
+def spec_of(operator, name):
+    return next(n for n in operator.graph.nodes if n.name == name)
+
+
+def in_time(said):
+    """From the last sign of life to the stop; less the time for which this machine kept the safety node from running, which it measures itself."""
+    print(f"stopped after {said['reaction_ms']} ms, {said['late_ms']} ms of them late")
+    return float(said["reaction_ms"]) - float(said["late_ms"]) <= PROMISED
+
+
+@pytest.mark.parametrize("name", ["adapter", "task", "robot"])
+def test_whoever_freezes_is_noticed_in_time_and_may_come_back(operator, name):
+    """SIGSTOP: the process is there, only nothing comes. From the last sign of life to the stop, on the steady clock of the safety node."""
+    operator.flows()
+    stops = operator.count("safety", "stale_command") + operator.count("safety", "stale_state")
+    os.kill(operator.graph.pids()[name], signal.SIGSTOP)
+    try:
+        operator.until(lambda: operator.count("safety", "stale_command") + operator.count("safety", "stale_state") > stops, "the stop")
+        operator.until(lambda: operator.said["safety"]["state"] == "holding", "the robot to be held")
+        said = operator.said["safety"]
+    finally:
+        os.kill(operator.graph.pids()[name], signal.SIGCONT)
+    assert in_time(said), said
+    operator.flows()
+
+
+@pytest.mark.parametrize("name", ["robot", "task", "adapter"])
+def test_whoever_dies_is_noticed_in_time_and_can_be_started_anew_at_once(operator, name):
+    operator.flows()
+    stops = operator.count("safety", "stale_command") + operator.count("safety", "stale_state")
+    process = operator.graph._processes[name]
+    process.kill()
+    process.wait()
+    operator.until(lambda: operator.count("safety", "stale_command") + operator.count("safety", "stale_state") > stops, "the stop")
+    operator.until(lambda: operator.said["safety"]["state"] == "holding", "the robot to be held")
+    said = operator.said["safety"]
+    assert in_time(said), said
+    if name != "task":  # which the supervisor does not look after
+        operator.more("supervisor", f"dead_{name}", than=0)
+    operator.graph.start(spec_of(operator, name))
+    operator.flows()
+
+
+def test_after_an_emergency_stop_nothing_moves_until_it_is_reset_by_hand(operator):
+    """In the middle of adaptation. The adapter goes on deciding, but learns nothing of what is not carried out."""
+    operator.flows()
+    button = operator.node.create_publisher(Bool, "estop", runtime.LATCHED)
+    button.publish(Bool(data=True))
+    operator.until(lambda: operator.said["safety"]["state"] == "stopped", "the stop")
+    refused, forwarded = operator.count("safety", "stopped"), operator.count("safety", "forwarded")
+    operator.more("safety", "stopped", than=refused, by=10)
+    operator.until(lambda: operator.said["adapter"].get("excluded") == "intervention", "the adapter to notice")
+    assert operator.said["safety"]["stop_cause"] == "estop"
+    assert operator.ask(Trigger, "safety/reset").success is False  # the button is still pressed
+    assert operator.ask(SetBool, "safety/estop", data=False).message == "an emergency stop ends by ~/reset alone"
+    button.publish(Bool(data=False))
+    operator.more("safety", "stopped", by=10)  # releasing it is no reset
+    assert operator.count("safety", "forwarded") == forwarded
+    operator.until(lambda: operator.ask(Trigger, "safety/reset").success, "the reset")
+    operator.flows()
+    operator.node.destroy_publisher(button)
+
+
+def test_a_second_publisher_of_commands_stops_the_robot(operator):
+    operator.flows()
+    second = operator.node.create_publisher(JointTrajectory, "adapter/command", runtime.COMMAND)
+    operator.until(lambda: operator.said["safety"]["state"] == "stopped", "the stop")
+    assert operator.said["safety"]["stop_cause"] == "two_publishers"
+    operator.ask(Trigger, "safety/reset")
+    operator.until(lambda: operator.count("safety", "two_publishers") >= 2, "it to be stopped again, as long as there are two")
+    operator.node.destroy_publisher(second)
+    operator.until(lambda: len(operator.node.get_publishers_info_by_topic("adapter/command")) == 1, "one to be left")
+    time.sleep(0.5)  # until the safety node has heard of it, too
+    operator.until(lambda: operator.ask(Trigger, "safety/reset").success and operator.said["safety"]["state"] != "stopped", "the reset")
+    operator.flows()
+
+
+def test_parameters_out_of_range_are_refused_by_name_while_active(operator):
+    assert operator.set("adapter", trust_radius=-1.0) == ["trust_radius is -1.0, expected between 1e-06 and 1000000.0"]
+    assert operator.set("adapter", mode="learn") == ["mode is 'learn', expected one of adapt, frozen, shadow"]
+    assert operator.set("adapter", meta_parameters="other.safetensors") == ["meta_parameters can change only before the node is configured"]
+    assert operator.set("adapter", robot="jaco") == ["robot is fixed once the node runs"]
+    assert operator.set("adapter", budget=float("nan"))[0].startswith("budget is nan")
+    assert operator.set("safety", reach=5.0) == ["reach is 5.0, expected between 0.01 and 1.0"]
+    assert operator.set("safety", command_timeout=0.0)[0].startswith("command_timeout is 0.0")
+    assert operator.set("supervisor", timeout=0.01)[0].startswith("timeout is 0.01")
+    assert operator.set("safety", reach=0.25) == [""]
+    operator.flows()
+
+
+def test_learning_that_goes_too_far_or_takes_too_long_ends_where_it_should(operator):
+    """Everything is beyond a trust radius of next to nothing; every episode's end takes longer than a tenth of a millisecond."""
+    operator.flows()
+    assert operator.set("adapter", trust_radius=1e-6) == [""]
+    operator.more("adapter", "adaptation_trust_radius")
+    assert operator.set("adapter", trust_radius=5.0) == [""]
+    assert operator.set("adapter", budget=1e-4) == [""]
+    operator.until(lambda: operator.said["adapter"].get("adaptation_off") == "over_budget", "learning to be switched off")
+    operator.flows()  # the robot goes on
+    assert operator.set("adapter", budget=2.0) == [""]
+    assert operator.ask(SetBool, "adapter/enable_adaptation", data=True).message == "mode adapt, from the next episode on"
+    operator.until(lambda: operator.said["adapter"].get("adaptation_off") == "", "learning to be on")
+    rollbacks = operator.count("adapter", "adaptation_by_hand")
+    assert operator.ask(Trigger, "adapter/reset_adaptation").success
+    operator.more("adapter", "adaptation_by_hand", than=rollbacks)
+
+
+def test_what_was_learned_is_saved(operator):
+    operator.flows()
+    answer = operator.ask(Trigger, "adapter/save_adapted")
+    assert answer.success
+    saved = meta_parameters.load_state(answer.message)
+    assert saved["task"] == "fast_reach"
+    assert saved["adapted"]["hidden"].shape == (1, 1, 8)
+
+
+def test_pause_is_a_stop_and_startup_goes_on_from_the_measured_pose(operator):
+    operator.flows()
+    stops = operator.count("safety", "stop_asked")
+    assert operator.ask(Trigger, "supervisor/pause").success
+    operator.more("safety", "stop_asked", than=stops)
+    assert operator.said["adapter"]["lifecycle"] == "inactive"
+    forwarded = operator.count("safety", "forwarded")
+    time.sleep(0.5)
+    operator.until(lambda: True, "")
+    assert operator.count("safety", "forwarded") == forwarded
+    assert operator.ask(Trigger, "supervisor/startup").success
+    operator.flows()
+
+
+def test_shutdown_ends_the_adapter_after_a_last_stop(operator):
+    """The last test of this graph."""
+    operator.flows()
+    stops = operator.count("safety", "stop_asked")
+    assert operator.ask(Trigger, "supervisor/shutdown").success
+    operator.more("safety", "stop_asked", than=stops)
+    assert operator.graph._processes["adapter"].wait(LONG) == 0
+
+
+# ---- what a command may not be ----------------------------------------------------------------------------------------------
+
+
+def test_each_bad_command_is_refused_by_name(monkeypatch):
+    """The safety node alone; the test plays robot and adapter. Joint states are stamped by a robot's clock that the test sets."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    safety = NodeSpec("safety", "safety_node", {"state_timeout": 60.0, "may_jump": True}, {"command": "adapter/command"})
+    with Domain() as domain, Graph((safety,), domain) as graph:
+        operator = Operator(domain, graph, ("safety",))
+        mouth = operator.node.create_publisher(JointTrajectory, "adapter/command", runtime.COMMAND)
+        robot = operator.node.create_publisher(JointState, ARM7.state_topic, runtime.COMMAND)
+        operator.node.create_subscription(JointTrajectory, ARM7.command_topic, lambda m: None, runtime.COMMAND)
+        clock = itertools.count(10**12, 10**6)  # ns, 1 ms at a time
+        measured = {"qpos": HOME}
+
+        def tick():
+            measured["stamp"] = next(clock)
+            robot.publish(messages.joint_state(ARM7.joint_names, measured["qpos"], np.zeros(7), measured["stamp"]))
+
+        operator.node.create_timer(0.02, tick)
+        operator.until(lambda: operator.said["safety"].get("ready") == "true", "the safety node to be ready")
+        operator.until(lambda: mouth.get_subscription_count() == 1, "it to listen")
+
+        def say(reason, command, names=ARM7.joint_names, drop=0):
+            before = operator.count("safety", reason)
+            message = messages.command_message(command, names)
+            for point in message.points:
+                point.positions = list(point.positions)[: 7 - drop]
+            mouth.publish(message)
+            operator.until(lambda: operator.count("safety", reason) > before, reason)
+            now = measured["stamp"]
+            operator.until(lambda: measured["stamp"] > now, "the robot's clock to go on")  # so that the next command has a stamp of its own
+
+        def set_point(by=0.0, age=5, bad=None):
+            """`age` ms ago; one joint's position may be bad."""
+            qpos = np.array(measured["qpos"]) + by
+            if bad is not None:
+                qpos[3] = bad
+            return Command(measured["stamp"] - age * 10**6, np.array([0.02]), qpos[None], np.zeros((1, 7)))
+
+        operator.until(lambda: measured["stamp"] > 10**12 + 10**8, "the robot's clock to go on")
+        say("forwarded", set_point())
+        last = set_point(age=4)
+        say("forwarded", last)
+        say("duplicate", last)
+        say("out_of_order", last._replace(stamp=last.stamp - 1))
+        say("not_finite", set_point(bad=np.nan))
+        say("not_finite", set_point(bad=np.inf))
+        say("wrong_shape", set_point(), drop=1)
+        say("missing_joint", set_point(), names=("elbow", *ARM7.joint_names[1:]))
+        say("missing_joint", set_point(), names=(ARM7.joint_names[1], *ARM7.joint_names[1:]))
+        swapped = np.array(measured["qpos"])[[3, 1, 2, 0, 4, 5, 6]]  # columns in another order than their names
+        say("far_from_pose", set_point()._replace(qpos=swapped[None]))
+        say("forwarded", set_point()._replace(qpos=np.array(measured["qpos"])[None, ::-1]), names=ARM7.joint_names[::-1])  # with their names they are sound
+        say("velocity", set_point(by=0.1))
+        say("stop_asked", Command(measured["stamp"], np.empty(0), np.empty((0, 7)), np.empty((0, 7))))
+        operator.until(lambda: measured["stamp"] - last.stamp > 2 * 10**8, "the last command to be old")
+        say("stale_command", set_point(age=150))
+        before = set_point(age=1)
+        measured["qpos"] = HOME + 0.5  # a reset puts the robot elsewhere
+        operator.more("safety", "jump", than=0)
+        say("before_reset", before)
+        operator.ask(SetParameters, "safety/set_parameters", parameters=[Parameter("state_timeout", value=0.2).to_parameter_msg()])
+        say("future", set_point(age=-(10**6)))
+        operator.close()
