@@ -78,7 +78,7 @@ class AMAGOConfig:
     layers: tuple[int, ...] = (64, 64)
     """Hidden layers of actor and critics."""
     critics: int = 4
-    """E."""
+    """Critics of the ensemble, E."""
     trusted_critics: int = 2
     """Size of the random subset whose least value is the target."""
     lookahead: tuple[int, ...] = (5, 20, 100)
@@ -86,9 +86,9 @@ class AMAGOConfig:
     learning_rate: float = 1e-3
     """Of Adam, falling linearly to a tenth at the last iteration."""
     critic_weight: float = 10.0
-    """w."""
+    """Weight of the critics' loss, w."""
     imitation: float = 0.1
-    """b."""
+    """Weight of filtered imitation in the actor's loss, b."""
     entropy_bonus: float = 0.003
     """alpha, in normalised values."""
     target_rate: float = 0.01
