@@ -101,7 +101,7 @@ class SupervisorNode:
         elif waiting and self._reached and BUSY not in waiting:
             self._reached, self._since = False, now
             self.status.publish(f"waiting for {waiting}", ready=False)
-        elif waiting and now - self._since > self.patience:
+        elif waiting and not self._reached and now - self._since > self.patience:
             self._fail(f"waited {self.patience:.0f} s for {waiting}: {self._said.get(waiting.partition(',')[0], '')}")
         if not self._reached and self._asked is None and now > self._not_before:
             step = self.roster.next_step(self.goal, ready, now)
