@@ -228,12 +228,7 @@ class TrialPPO(MetaRLAlgorithm):
             old_log_prob, value, _ = self.evaluate(batch)
             advantage, target = self.advantages(batch, value)
         self._schedule()
-        batch, logs = self.learn_otherwise(rollout, batch)
-        return logs | self._optimise(batch, old_log_prob, advantage, target)
-
-    def learn_otherwise(self, rollout: Rollout, batch: Batch) -> tuple[Batch, dict[str, float]]:
-        """What is not learned by PPO; returns the sequences as the policy will see them from now on, and what to log."""
-        return batch, {}
+        return self._optimise(batch, old_log_prob, advantage, target)
 
     def advantages(self, batch: Batch, value: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised advantages and normalised value targets, both (N, T), over the whole trial (or each episode, without memory)."""

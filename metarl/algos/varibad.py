@@ -17,9 +17,6 @@ Deviations from the paper and its code, and why:
   KL is taken at every t. The loss is -ELBO per decision, which changes neither its optimum nor the weight of KL against all the T terms of the sum.
 - the reward decoder reads o, a and o', where the code reads o' alone, or has one output per grid cell: nothing is known of the task in advance.
   What it reads of a decision does not depend on m, so its first layer is computed once per decision and once per belief, and only added for each pair.
-- the encoder learns before the policy does, and PPO's steps are taken on the new beliefs: its ratio is to the probability that the action had when it
-  was taken. The other way round, as in the code, each rollout's policy meets beliefs that it was not trained on; where a sparse reward makes it rely
-  on them, they moved it further than PPO did.
 - encoder inputs go into the GRU without embeddings, and beliefs to the policy through a running normaliser, as in the code.
 - in training the value function is told the task's parameters and the time left, as that of every learner here: see metarl/trial_ppo.py.
 """
@@ -215,14 +212,15 @@ class VariBAD(TrialPPO):
 
     # ---- the beliefs ------------------------------------------------------------------------------------------------------
 
-    def learn_otherwise(self, rollout: Rollout, batch: Batch) -> tuple[Batch, dict[str, float]]:
-        """Train encoder and decoders; the sequences with the beliefs that the policy will act on."""
+    def improve(self, rollout: Rollout, batch: Batch) -> dict[str, float]:
+        """PPO's update of the policy, then the encoder's and the decoders'; returns what to log."""
+        logs = super().improve(rollout, batch)
         self.buffer.add(trials(rollout, valid_first(rollout)))
-        logs = self.improve_beliefs()
+        logs |= self.improve_beliefs()
         with torch.no_grad():
             belief = self.encoder.beliefs(batch.transition[:, :-1])
-            self.encoder.normalizer.update(torch.cat(belief, -1), batch.valid)
-        return BeliefBatch(**(vars(batch) | {"known": self.encoder.known(belief)})), logs
+        self.encoder.normalizer.update(torch.cat(belief, -1), batch.valid)
+        return logs
 
     def improve_beliefs(self) -> dict[str, float]:
         """Train encoder and decoders on trials of the buffer; returns what to log."""
