@@ -75,7 +75,7 @@ PRESETS["maml", "bandit_n10_k5"] = {
 }  # fmt: skip
 # PPO as for RL²; the weight of KL and the encoder's rate are those of VariBAD's code
 PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
-# a goal that is near must be foretold exactly, but an encoder that learns fast moves the policy further than PPO does; the weight of KL keeps beliefs still
+# an encoder that learns fast moves the policy further than PPO does; weight of KL as in the code
 PRESETS["varibad", "point_navigation_semicircle"] = _RECURRENT["point_navigation_semicircle"] | {
     "vae_trials": 32, "num_decoded": 60, "kl_weight": 1.0, "vae_learning_rate": 1e-3, "vae_updates": 10,
 }  # fmt: skip
