@@ -3,8 +3,9 @@
 Nodes that have a life cycle are configured at once, and activated in the order of `nodes`, when those before are active or, without a life cycle, ready.
 They go down in the reverse order. A node that is not heard for `timeout` s is dead, and is told by its name; if it comes back, it is brought up again
 where that had been asked for.
-Subscribes NODE/heartbeat, NODE/status. Publishes `~/status`, `~/heartbeat`, `diagnostics`. Services: `~/startup`, `~/pause`, `~/shutdown` (Trigger), which
-answer when it is done. Parameters: nodes, managed (names); autostart (for simulations; on hardware somebody must ask); timeout, busy_timeout, patience (s).
+Subscribes NODE/heartbeat, NODE/status. Publishes `~/status`, `~/heartbeat`, `diagnostics`. Services: `~/startup`, `~/pause`, `~/shutdown` (Trigger),
+which answer at once; the status says when it is done. Parameters: nodes, managed (names); autostart (for simulations; on hardware somebody must ask);
+timeout, busy_timeout, patience (s).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
-from rclpy.task import Future
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -48,7 +48,6 @@ class SupervisorNode:
         self._asked: Step | None = None
         self._not_before = 0.0
         self._configured = dict.fromkeys(managed, 0)
-        self._answers: list[Future] = []
         for name in names:
             node.create_subscription(Header, f"{name}/heartbeat", partial(self._on_heartbeat, name), runtime.STREAM_IN)
             node.create_subscription(DiagnosticArray, f"{name}/status", partial(self._on_status, name), runtime.LATCHED)
@@ -71,14 +70,10 @@ class SupervisorNode:
         values = runtime.status_values(message)
         self._ready[name], self._said[name] = values["ready"] == "true", values["message"]
 
-    async def _on_asked(self, goal: Goal, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._answer("something else was asked for")
+    def _on_asked(self, goal: Goal, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._begin(goal)
         self._configured = dict.fromkeys(self._configured, 0)
-        answer = Future()
-        self._answers.append(answer)
-        failed = await answer
-        response.success, response.message = not failed, failed or str(goal)
+        response.success, response.message = True, f"on the way to {goal}: ~/status says when all are there"
         return response
 
     # ---- what is done -----------------------------------------------------------------------------------------------------
@@ -97,7 +92,6 @@ class SupervisorNode:
         if not waiting and not self._reached:
             self._reached = True
             self.status.publish(f"all nodes are {self.goal}", ready=self.goal is Goal.ACTIVE)
-            self._answer("")
         elif waiting and self._reached and BUSY not in waiting:
             self._reached, self._since = False, now
             self.status.publish(f"waiting for {waiting}", ready=False)
@@ -148,14 +142,8 @@ class SupervisorNode:
     def _fail(self, text: str) -> None:
         self.goal = Goal.AS_IT_IS
         self.status.refused("failed", text)
-        self._answer(text)
         if self.autostart:
             raise RuntimeError(text)
-
-    def _answer(self, failed: str) -> None:
-        for answer in self._answers:
-            answer.set_result(failed)
-        self._answers = []
 
     def _publish_diagnostics(self) -> None:
         now = runtime.steady_now()

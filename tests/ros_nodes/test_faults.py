@@ -264,10 +264,11 @@ def test_pause_is_a_stop_and_startup_goes_on_from_the_measured_pose(operator):
     stops = operator.count("safety", "stop_asked")
     assert operator.ask(Trigger, "supervisor/pause").success
     operator.more("safety", "stop_asked", than=stops)
-    assert operator.said["adapter"]["lifecycle"] == "inactive"
+    operator.until(lambda: operator.said["adapter"]["lifecycle"] == "inactive", "the adapter to be inactive")
+    operator.until(lambda: operator.said["supervisor"]["message"] == "all nodes are inactive", "the supervisor to say so")
     forwarded = operator.count("safety", "forwarded")
-    time.sleep(0.5)
-    operator.until(lambda: True, "")
+    end = time.monotonic() + 0.5
+    operator.until(lambda: time.monotonic() > end, "half a second")
     assert operator.count("safety", "forwarded") == forwarded
     assert operator.ask(Trigger, "supervisor/startup").success
     operator.flows()
