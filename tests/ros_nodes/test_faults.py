@@ -66,7 +66,7 @@ class Operator:
         self.graph, self.context = graph, rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node("operator", context=self.context)
-        self.said = dict.fromkeys(nodes, {})
+        self.said = {name: {} for name in nodes}
         for name in nodes:
             self.node.create_subscription(
                 DiagnosticArray, f"{name}/status", lambda m, name=name: self.said.__setitem__(name, runtime.status_values(m)), runtime.LATCHED
