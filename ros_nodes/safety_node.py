@@ -155,7 +155,8 @@ class SafetyNode:
     def _look_around(self) -> None:
         publishers = self.node.get_publishers_info_by_topic(self._commands.topic_name)
         try:
-            self.speakers.check(f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers)
+            # of a node that has just been discovered, the name is not known yet
+            self.speakers.check(f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers if p.node_name != "_NODE_NAME_UNKNOWN_")
         except Rejected as rejected:
             if self.guard.state is not State.STOPPED:
                 self._emergency(rejected)
