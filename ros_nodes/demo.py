@@ -58,9 +58,9 @@ def check(demo: Demo) -> Arm:
         FileNotFoundError, OSError, ValueError: something that was asked for does not exist, fit or work; the message says what.
         ModuleNotFoundError: there is no ROS.
     """
-    for name, known in CHOICES.items():
-        if getattr(demo, name) not in known:
-            raise unknown_name(name, getattr(demo, name), known)
+    for name in ("simulator", "split"):
+        if getattr(demo, name) not in CHOICES[name]:
+            raise unknown_name(name, getattr(demo, name), CHOICES[name])
     about, _ = meta_parameters.read(demo.meta_parameters)
     if not about.spec.robot:
         raise ValueError(f"{demo.meta_parameters} is for {about.spec.task}, a task without a robot: there is nothing to show on ROS")
