@@ -1,6 +1,6 @@
 """`make demo-ros`: a PyBullet arm meets an object it does not know, then a quadrotor a wind it has never met; each recorded, replayed, plotted, filmed.
 
-`python -m metarl.ros_nodes.tour --help`. Everything runs as real nodes over DDS on this machine; three minutes on two idle cores.
+`python -m metarl.ros_nodes.tour --help`. Everything runs as real nodes over DDS on this machine.
 """
 
 from __future__ import annotations
