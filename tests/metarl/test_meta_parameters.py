@@ -215,3 +215,11 @@ def test_what_a_training_state_cannot_hold_is_named(tmp_path):
     with pytest.raises(TypeError, match="cannot hold /a/1, which is a set"):
         meta_parameters.save_state(tmp_path / "s", {"a": [1, {2}]})
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("entry", meta_parameters.zoo())
+def test_the_zoo_can_be_trained_again_on_any_machine(entry):
+    """The command stands in the file, and no folder of the machine that ran it."""
+    command = str(meta_parameters.describe(meta_parameters.resolve(entry))["command"])
+    assert "metarl train" in command
+    assert " /" not in command, command
