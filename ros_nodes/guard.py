@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import NamedTuple
 
 import numpy as np
 
+from metarl.ros_nodes.base_guard import BaseGuard, Measured, State, Stop
 from metarl.ros_nodes.limits import Array, Command, Limits, check_form, check_set_point, check_trajectory, sample
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.workspace import Workspace
@@ -22,81 +21,31 @@ OVERLOAD_TIME = 0.1  # s that a joint may push harder than its limit
 TAKEOVER = 0.5  # s of silence after which another publisher may speak: the one before was started anew
 
 
-class State(StrEnum):
-    """What the robot is doing for all that the guard knows."""
-
-    IDLE = "idle"  # nothing is being carried out
-    MOVING = "moving"  # a trajectory, until its end
-    TRACKING = "tracking"  # set-points of a fast control loop
-    HOLDING = "holding"  # braked and held; the next good command moves it again
-    STOPPED = "stopped"  # emergency stop: nothing moves it until it is reset by hand
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The newest joint state.
-
-    Attributes:
-        stamp: ns, of the measurement.
-        qpos, qvel: (J,).
-        arrival: s, when this stamp first came in, on a clock that nothing can set.
-    """
-
-    stamp: int
-    qpos: Array
-    qvel: Array
-    arrival: float
-
-
-class Stop(NamedTuple):
-    """The robot must stop now.
-
-    Attributes:
-        command: that brakes and holds; None where there is no pose to hold.
-        cause: why, by name.
-        waited: s since the last sign of life of what is missing, on the steady clock.
-    """
-
-    command: Command | None
-    cause: Rejected
-    waited: float
-
-
 @dataclass
-class Guard:
+class Guard(BaseGuard):
     """Judges commands, one after another, and watches over what is being carried out.
 
-    Attributes:
+    Attributes beside those of BaseGuard:
         limits: of the robot.
         reach: rad, how far from the measured pose a command may begin, or a set-point lead it.
         rest_speed: rad/s, below which the robot may begin a trajectory that is planned from rest.
-        state_timeout: s, older joint states are no ground to move on.
-        command_timeout: s, longest silence of a fast control loop, and largest age of its commands.
         plan_timeout: s, largest age of what a trajectory was planned on.
-        may_jump: whether the pose may change at once, as it does when a simulation is reset; on a robot that is a broken encoder.
         workspace: where the tool may be; None: anywhere.
-        measured: the newest joint state.
-        state: what the robot is doing.
     """
 
     limits: Limits
     reach: float = 0.25
     rest_speed: float = 0.05
-    state_timeout: float = 0.1
-    command_timeout: float = 0.1
     plan_timeout: float = 10.0
-    may_jump: bool = False
     workspace: Workspace | None = None
-    measured: Measured | None = None
-    state: State = State.IDLE
-    stop_cause: str = ""  # why it is stopped
-    _last_stamp: int = -1
-    _since: int = 0  # ns: what was planned on earlier readings belongs to another episode
     _forget: bool = False  # after a reset: the next joint state begins anew
     _active: Command | None = None  # what is being carried out
     _start: tuple[Array, float] | None = None  # pose where that began, and when (s)
     _held: Command | None = None
     _overload: float | None = None  # s, since when a joint pushes too hard
+
+    source = "joint state"
+    answers = ("planned on", "was planned on")
 
     # ---- what is measured -------------------------------------------------------------------------------------------------
 
@@ -113,10 +62,7 @@ class Guard:
         Raises:
             Rejected: stale_state, where a newer one is here; jump, where the pose has changed faster than the joints can move.
         """
-        last = self.measured
-        if last is not None and stamp < last.stamp:
-            raise Rejected("stale_state", f"measured at {stamp} ns, after one of {last.stamp} ns")
-        self.measured = Measured(stamp, qpos, qvel, last.arrival if last is not None and stamp == last.stamp else now)
+        last = self._take(stamp, qpos, qvel, now)
         if self._forget:
             self._forget, self._since, self._last_stamp = False, stamp, -1
         self._watch_effort(effort, now)
@@ -144,19 +90,6 @@ class Guard:
         if not self.may_jump:  # where the robot is, nobody knows: nothing that could be sent would be right
             self.state, self.stop_cause = State.STOPPED, str(jump)
         raise jump
-
-    def fresh(self, now: float) -> Measured:
-        """The newest joint state.
-
-        Raises:
-            Rejected: stale_state.
-        """
-        if self.measured is None:
-            raise Rejected("stale_state", "no joint state has arrived yet")
-        age = now - self.measured.arrival
-        if age > self.state_timeout:
-            raise Rejected("stale_state", f"the last new joint state arrived {age:.3f} s ago, allowed are {self.state_timeout:.3f} s")
-        return self.measured
 
     # ---- commands ---------------------------------------------------------------------------------------------------------
 
@@ -209,7 +142,7 @@ class Guard:
     def _check(self, command: Command, now: float) -> Measured:
         self._check_order(command)
         measured = self.fresh(now)
-        self._check_age(command, measured)
+        self._check_age(command, measured, self.command_timeout if len(command.time) == 1 else self.plan_timeout)
         check_form(self.limits, command)
         far = np.abs(command.qpos[0] - measured.qpos)
         if not (far <= self.reach).all():
@@ -225,24 +158,6 @@ class Guard:
         if self.workspace is not None:
             self.workspace.check(command, measured.qpos)
         return measured
-
-    def _check_order(self, command: Command) -> None:
-        if self.state is State.STOPPED:
-            raise Rejected("stopped", f"the robot was stopped ({self.stop_cause}) and must be reset by hand")
-        if command.stamp < self._since:
-            raise Rejected("before_reset", f"a command planned on what was seen at {command.stamp} ns, the robot was put elsewhere at {self._since} ns")
-        if command.stamp == self._last_stamp:
-            raise Rejected("duplicate", f"a command stamped {command.stamp} ns again")
-        if command.stamp < self._last_stamp:
-            raise Rejected("out_of_order", f"a command stamped {command.stamp} ns, after one stamped {self._last_stamp} ns")
-
-    def _check_age(self, command: Command, measured: Measured) -> None:
-        age = (measured.stamp - command.stamp) * 1e-9
-        if age < 0:
-            raise Rejected("future", f"the last joint state is of {measured.stamp} ns, the command was planned on what was seen at {command.stamp} ns")
-        allowed = self.command_timeout if len(command.time) == 1 else self.plan_timeout
-        if age > allowed:
-            raise Rejected("stale_command", f"the command was planned on what was seen {age:.3f} s ago, allowed are {allowed:.3f} s")
 
     def follow(self, now: float) -> Command | None:
         """What belongs to a stop that is under way: nothing, for an arm brakes by one command; a vehicle needs many."""

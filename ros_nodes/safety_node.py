@@ -20,7 +20,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from metarl.robots.spec import ArmSpec
 from metarl.ros_nodes import messages, runtime
-from metarl.ros_nodes.guard import Guard, Speakers, State
+from metarl.ros_nodes.base_guard import State
+from metarl.ros_nodes.guard import Guard, Speakers
 from metarl.ros_nodes.limits import Command, Limits
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.runtime import Setting

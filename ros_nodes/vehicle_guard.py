@@ -7,12 +7,12 @@ a vehicle in motion that gets nothing is worse off than one that gets a little l
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from metarl.robots.spec import WXYZ, VehicleSpec
-from metarl.ros_nodes.guard import Measured, State, Stop
+from metarl.ros_nodes.base_guard import BaseGuard, State, Stop
 from metarl.ros_nodes.limits import Array, Command
 from metarl.ros_nodes.rejection import Rejected
 
@@ -21,35 +21,27 @@ JUMP = 0.5  # m that odometry may leap at once
 
 
 @dataclass
-class VehicleGuard:
+class VehicleGuard(BaseGuard):
     """Judges commands, one after another, and watches over what is being carried out; the same verbs as `guard.Guard`.
 
-    Attributes:
+    Attributes beside those of BaseGuard:
         robot: whose limits.
-        state_timeout: s, older odometry is no ground to move on.
         command_timeout: s, longest silence, and largest age of a command; 0 takes the robot's patience.
         slew: part of the robot's slew limits that is used: less than 1 for a first drive.
-        may_jump: whether the pose may change at once, as it does when a simulation is reset.
         measured: the newest odometry: position and quaternion wxyz (7,), linear and angular velocity in the world (6,).
         cut: names of what was cut in the last command.
-        state: what the robot is doing.
-        stop_cause: why it is stopped.
     """
 
     robot: VehicleSpec
-    state_timeout: float = 0.1
-    command_timeout: float = 0.0
+    command_timeout: float = field(default=0.0, kw_only=True)
     slew: float = 1.0
-    may_jump: bool = False
-    measured: Measured | None = None
     cut: tuple[str, ...] = ()
-    state: State = State.IDLE
-    stop_cause: str = ""
-    _last_stamp: int = -1
-    _since: int = 0  # ns: what was decided on earlier readings belongs to another episode
     _sent: tuple[float, ...] = ()
     _sent_at: float = -np.inf
     _heard_at: float = -np.inf
+
+    source = "odometry"
+    answers = ("that answers", "answers")
 
     def __post_init__(self) -> None:
         self.command_timeout = self.command_timeout or self.robot.patience
@@ -71,10 +63,7 @@ class VehicleGuard:
         Raises:
             Rejected: stale_state, where a newer one is here; jump, where the vehicle is elsewhere than it can be.
         """
-        last = self.measured
-        if last is not None and stamp < last.stamp:
-            raise Rejected("stale_state", f"measured at {stamp} ns, after one of {last.stamp} ns")
-        self.measured = Measured(stamp, pose, twist, last.arrival if last is not None and stamp == last.stamp else now)
+        last = self._take(stamp, pose, twist, now)
         if last is None:
             return
         moved = float(np.linalg.norm(pose[:3] - last.qpos[:3]))
@@ -87,19 +76,6 @@ class VehicleGuard:
         else:  # what it says of itself is wrong: come to rest without it
             self.state, self.stop_cause = State.STOPPED, str(jump)
         raise jump
-
-    def fresh(self, now: float) -> Measured:
-        """The newest odometry.
-
-        Raises:
-            Rejected: stale_state.
-        """
-        if self.measured is None:
-            raise Rejected("stale_state", "no odometry has arrived yet")
-        age = now - self.measured.arrival
-        if age > self.state_timeout:
-            raise Rejected("stale_state", f"the last new odometry arrived {age:.3f} s ago, allowed are {self.state_timeout:.3f} s")
-        return self.measured
 
     # ---- commands ---------------------------------------------------------------------------------------------------------
 
@@ -117,20 +93,8 @@ class VehicleGuard:
         return self._send(command.stamp, allowed, now)
 
     def _check(self, command: Command, now: float) -> None:
-        if self.state is State.STOPPED:
-            raise Rejected("stopped", f"the robot was stopped ({self.stop_cause}) and must be reset by hand")
-        if command.stamp < self._since:
-            raise Rejected("before_reset", f"a command that answers what was seen at {command.stamp} ns, the robot was put elsewhere at {self._since} ns")
-        if command.stamp == self._last_stamp:
-            raise Rejected("duplicate", f"a command stamped {command.stamp} ns again")
-        if command.stamp < self._last_stamp:
-            raise Rejected("out_of_order", f"a command stamped {command.stamp} ns, after one stamped {self._last_stamp} ns")
-        measured = self.fresh(now)
-        age = (measured.stamp - command.stamp) * 1e-9
-        if age < 0:
-            raise Rejected("future", f"the last odometry is of {measured.stamp} ns, the command answers what was seen at {command.stamp} ns")
-        if age > self.command_timeout:
-            raise Rejected("stale_command", f"the command answers what was seen {age:.3f} s ago, allowed are {self.command_timeout:.3f} s")
+        self._check_order(command)
+        self._check_age(command, self.fresh(now), self.command_timeout)
         expected = (1, len(self.robot.command_names))
         if command.qpos.shape != expected:
             raise Rejected("wrong_shape", f"a command of shape {command.qpos.shape}, expected {expected}")

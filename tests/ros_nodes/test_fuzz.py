@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from metarl import robots
-from metarl.ros_nodes.guard import Guard, Measured, State
+from metarl.ros_nodes.base_guard import Measured, State
+from metarl.ros_nodes.guard import Guard
 from metarl.ros_nodes.limits import SLACK, Command, Limits, sample, set_point_breaks, trajectory_breaks
 from metarl.ros_nodes.rejection import Rejected
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from metarl import robots
-from metarl.ros_nodes.guard import HOLD_TIME, Guard, Measured, Speakers, State
+from metarl.ros_nodes.base_guard import Measured, State
+from metarl.ros_nodes.guard import HOLD_TIME, Guard, Speakers
 from metarl.ros_nodes.limits import Command, Limits, extremes
 from metarl.ros_nodes.rejection import Rejected
 

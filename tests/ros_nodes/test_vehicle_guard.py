@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metarl import robots
-from metarl.ros_nodes.guard import State
+from metarl.ros_nodes.base_guard import State
 from metarl.ros_nodes.limits import Command
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.vehicle_guard import VehicleGuard
