@@ -5,7 +5,8 @@ is also worth what is learnt from it. What a memory takes in after each decision
 flags it knows that the next observation is a new start and not a jump. The policy acts on the observation and on what is known, (o, m).
 
 In training the value function is told the task's parameters and the time left (asymmetric actor-critic, Pinto et al. 2018): it is not part of
-the meta-parameters, and its better baseline is worth many samples. The end of a trial is worth nothing, so it needs no bootstrap.
+the meta-parameters, and its better baseline is worth many samples. Where a task has a `training_reward`, that is what PPO maximises; the memory takes in
+the reward itself. The end of a trial is worth nothing, so it needs no bootstrap.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import EnvSpec
-from metarl.trials import Rows, Senses, trials, valid_first
+from metarl.trials import Rows, Senses, in_order, trials, valid_first
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Batch(Rows):
         obs: (N, T, O) normalised.
         action: (N, T, A).
         transition: (N, T, I) what the memory takes in.
-        reward: (N, T).
+        reward: (N, T) what training is told: `Rollout.told_reward`; the memory takes in the reward itself.
         episode_end, valid: (N, T) bool.
         time_left: (N, T, 1) part of the trial, or of the episode where there is no memory.
         task: (N, 1, P), the same all along.
@@ -215,12 +216,12 @@ class TrialPPO(MetaRLAlgorithm):
     def batch(self, rollout: Rollout) -> Batch:
         """The rollout as sequences, valid decisions first, as the networks see them."""
         order = valid_first(rollout)
-        said = trials(rollout, order)
+        said, told = trials(rollout, order), in_order(rollout.told_reward, order)
         length, horizon = order.shape[1], rollout.obs.shape[3]
         left = 1 - order / length if self.remembers else 1 - (order % horizon) / horizon
         task = rollout.values.repeat_interleave(rollout.valid.shape[1], 0).unsqueeze(1)
         obs, transition, ends = self.network.normalizer(said.obs), self.network.transition(said, task), said.terminated | said.truncated
-        return Batch(obs, said.action, transition, said.reward, ends, said.valid, left.unsqueeze(-1), task)
+        return Batch(obs, said.action, transition, told, ends, said.valid, left.unsqueeze(-1), task)
 
     def improve(self, rollout: Rollout, batch: Batch) -> dict[str, float]:
         """PPO's update, from a rollout and its sequences; returns what to log."""

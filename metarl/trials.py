@@ -44,12 +44,13 @@ def valid_first(rollout: Rollout) -> Tensor:
 
 def trials(rollout: Rollout, order: Tensor) -> Trials:
     """The rollout as sequences, in the order that `valid_first` gave."""
+    return Trials(*(in_order(getattr(rollout, f.name), order) for f in fields(Trials)))
 
-    def sequence(x: Tensor) -> Tensor:
-        x = x.flatten(2, 3).flatten(0, 1)
-        return x.gather(1, order.reshape(*order.shape, *[1] * (x.ndim - 2)).expand_as(x))
 
-    return Trials(*(sequence(getattr(rollout, f.name)) for f in fields(Trials)))
+def in_order(x: Tensor, order: Tensor) -> Tensor:
+    """(M, R, K, H, ...) as sequences (N, T, ...), in that order."""
+    x = x.flatten(2, 3).flatten(0, 1)
+    return x.gather(1, order.reshape(*order.shape, *[1] * (x.ndim - 2)).expand_as(x))
 
 
 class Senses(nn.Module):

@@ -55,6 +55,10 @@ class Bandit(Task):
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         return next_readings["paid"][..., 0]
 
+    def training_reward(self, readings: Readings) -> Tensor:
+        """The expected reward, less that of the best arm: what chance pays teaches nothing."""
+        return -self.error(readings)
+
     def success(self, readings: Readings) -> Tensor:
         return self.error(readings) == 0
 

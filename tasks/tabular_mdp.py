@@ -57,10 +57,21 @@ class TabularMDP(Task):
         weight = -(1.0 - quantile).log().unflatten(-1, (STATES, ACTIONS, STATES))
         return weight / weight.sum(-1, keepdim=True)
 
+    def advantages(self, means: Tensor, probabilities: Tensor) -> Tensor:
+        """(N, H, S, A) what each action is worth less than the best one to who knows the MDP and does the best afterwards, by backward induction."""
+        after, found = means.new_zeros(len(means), STATES), []
+        for _ in range(self.horizon):
+            worth = means + (probabilities * after[:, None, None]).sum(-1)
+            after = worth.amax(-1)
+            found.append(worth - after.unsqueeze(-1))
+        return torch.stack(found[::-1], 1)
+
     def start(self, values: Values, rng: torch.Generator) -> Readings:
         ones = torch.ones(len(values["reward_0_0"]), 1)
-        made = {"means": self.means(values).flatten(1), "probabilities": self.probabilities(values).flatten(1)}  # once, not at every decision
-        return {"state": torch.eye(STATES)[:1].expand(len(ones), -1), "paid": 0 * ones, "regret": ones, **made}
+        means, probabilities = self.means(values), self.probabilities(values)
+        # once, not at every decision
+        made = {"means": means.flatten(1), "probabilities": probabilities.flatten(1), "advantages": self.advantages(means, probabilities).flatten(1)}
+        return {"state": torch.eye(STATES)[:1].expand(len(ones), -1), "paid": 0 * ones, "regret": ones, "advantage": 0 * ones, "time": 0 * ones, **made}
 
     def dynamics(self, readings: Readings, action: Tensor, values: Values, rng: torch.Generator) -> Readings:
         state, chosen = readings["state"], action.unsqueeze(-1)
@@ -71,10 +82,27 @@ class TabularMDP(Task):
         uniform = torch.rand(mean.shape, generator=rng)
         after = one_hot((uniform >= reached).sum(-1).clamp(max=STATES - 1), STATES).float()
         paid = mean + torch.randn(mean.shape, generator=rng)
-        return {**readings, "state": after, "paid": paid, "regret": means.amax(-1, keepdim=True) - mean}
+        regret = means.amax(-1, keepdim=True) - mean
+        said = {"state": after, "paid": paid, "regret": regret, "advantage": self._advantage(readings, action), "time": readings["time"] + 1}
+        return {**readings, **said}
+
+    def _advantage(self, readings: Readings, action: Tensor) -> Tensor:
+        """(N, 1) of what is done now."""
+        of_time = readings["advantages"].unflatten(-1, (self.horizon, STATES * ACTIONS))
+        now = readings["time"].long().clamp(max=self.horizon - 1).unsqueeze(-1).expand(-1, 1, STATES * ACTIONS)
+        of_state = of_time.gather(1, now).squeeze(1).unflatten(-1, (STATES, ACTIONS))
+        return (of_state * readings["state"].unsqueeze(-1) * action.unsqueeze(-2)).sum((-2, -1)).unsqueeze(-1)
 
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         return next_readings["paid"][..., 0]
+
+    def training_reward(self, readings: Readings) -> Tensor:
+        """The advantage of the last action under the best policy of who knows the MDP.
+
+        Its sum over an episode has the expectation of the return, less a constant, whatever the policy (the performance difference lemma of Kakade & Langford
+        2002), but neither the noise of rewards nor the luck of where an action leads is in it.
+        """
+        return readings["advantage"][..., 0]
 
     def success(self, readings: Readings) -> Tensor:
         """The last action was the one that pays best in its state, on average; what it leads to counts for nothing here."""

@@ -272,9 +272,10 @@ class Task(ABC):
         """(...) from true readings before and after the action, inside `reward_range`."""
 
     def training_reward(self, readings: Readings) -> Tensor:
-        """(...) what a learner may be told in simulation in place of `reward`, from true readings after a decision, where a publication did so.
+        """(...) what a learner may be told in simulation in place of `reward`, from true readings after a decision.
 
-        It is never what is judged, nor what an adapter sees.
+        Either a publication did so, or it has the same expectation up to a constant, and less of chance in it. It is never what is judged, nor what an
+        adapter sees.
         """
         raise NotImplementedError(f"{self.name} tells nothing but its reward")
 

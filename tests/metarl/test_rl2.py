@@ -155,3 +155,15 @@ def test_one_update_raises_the_probability_of_what_paid():
         algorithm.meta_update(rollout)
     mean = algorithm.adapter(1).act(torch.zeros(1, 1, task.spec.obs_size), explore=False)
     assert float(mean.min()) > 0.05
+
+
+def test_ppo_maximises_what_training_is_told_and_the_memory_takes_in_what_was_paid():
+    task, algorithm = small("rl2", "bandit_n10_k5")
+    env = BatchedEnv(task, 3, 2, seed=5)
+    env.set_tasks(task.sample(3))
+    rollout = collect(env, algorithm.adapter(3, 2, training=True), explore=True)
+    batch = algorithm.batch(rollout)
+    torch.testing.assert_close(batch.reward, rollout.training_reward.flatten(2).flatten(0, 1))
+    paid = algorithm.network.reward_normalizer(rollout.reward.flatten(2).flatten(0, 1).unsqueeze(-1))
+    torch.testing.assert_close(batch.transition[..., -3:-2], paid)
+    assert not torch.equal(rollout.reward, rollout.training_reward)

@@ -31,6 +31,7 @@ def test_a_pull_is_an_episode_and_its_error_is_what_a_better_arm_would_pay_more(
     step = env.step(ARMS[[0, 3]].unsqueeze(1))
     assert step.truncated.all() and not step.terminated.any()
     assert env.task.error(env.readings).tolist() == pytest.approx([0.8, 0.0])
+    assert env.training_reward()[:, 0].tolist() == pytest.approx([-0.8, 0.0])
     assert env.task.success(env.readings).tolist() == [False, True]
     assert (env.spec.horizon, env.spec.episodes_per_trial) == (1, 10)
 

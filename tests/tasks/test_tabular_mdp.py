@@ -72,3 +72,30 @@ def test_regret_is_against_the_best_action_of_the_state():
     env.step(torch.eye(5)[[2, 0]].unsqueeze(0))
     assert TASK.error(env.readings).tolist() == pytest.approx([0.0, 1.0], abs=1e-5)
     assert TASK.success(env.readings).tolist() == [True, False]
+
+
+def test_advantages_are_those_of_backward_induction_by_hand():
+    means, probabilities = torch.zeros(1, 10, 5), torch.zeros(1, 10, 5, 10)
+    probabilities[..., 0] = 1.0
+    means[0, 0, 0], means[0, 1, 2] = 1.0, 3.0
+    probabilities[0, 0, 1] = torch.eye(10)[1]  # action 1 in state 0 leads to where action 2 pays 3
+    advantages = TASK.advantages(means, probabilities)[0]
+    assert advantages.shape == (10, 10, 5)
+    assert advantages[9, 0].tolist() == [0.0, -1.0, -1.0, -1.0, -1.0]  # the last decision: what comes after counts no more
+    assert advantages[8, 0].tolist() == [-1.0, 0.0, -2.0, -2.0, -2.0]  # 1 + 1, 0 + 3, 0 + 1
+    assert advantages.amax(-1).abs().max() == 0.0
+
+
+def test_training_rewards_differ_from_returns_by_a_constant_whatever_is_done():
+    """The mean over an episode of reward less advantage is what the best policy earns, for uniform actions as for always the same."""
+    env = BatchedEnv(TASK, 1, 20000, seed=5)
+    env.set_tasks(TASK.sample(1, "iid"))
+    constants = []
+    for uniform in (True, False):
+        env.reset()
+        constant = torch.zeros(20000)
+        for _ in range(10):
+            action = torch.rand(1, 20000, 5) if uniform else torch.eye(5)[3].expand(1, 20000, -1)
+            constant += (env.step(action).reward - env.training_reward())[0]
+        constants.append(constant.mean().item())
+    assert constants[0] == pytest.approx(constants[1], abs=0.1)  # each has a deviation of some sqrt(10 * (1 + 1)) / 141 = 0.03
