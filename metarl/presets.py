@@ -51,7 +51,7 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "num_tasks": 128, "iterations": 110, "discount": 0.98, "minibatches": 8, "epochs": 5, "initial_std": 0.35,
         "hidden_size": 64, "learning_rate": 3e-3, "max_kl": 0.05, "entropy_bonus": 0.0,
     },
-    "point_navigation_semicircle": {"num_tasks": 128, "iterations": 200, "minibatches": 4, "epochs": 4, "hidden_size": 64},
+    "sparse_point_varibad": {"num_tasks": 128, "iterations": 200, "minibatches": 4, "epochs": 4, "hidden_size": 64},
 }  # fmt: skip
 
 PRESETS: dict[tuple[str, str], Mapping[str, Any]] = {
@@ -68,7 +68,7 @@ PRESETS["maml", "arm_slide"] = {
 PRESETS["maml", "point_navigation"] = PRESETS["fomaml", "point_navigation"] = {"iterations": 30}
 PRESETS["promp", "point_navigation"] = {"iterations": 30, "learning_rate": 3e-3}
 # a sparse reward is met only by large noise
-PRESETS["promp", "point_navigation_semicircle"] = {"iterations": 60, "learning_rate": 3e-3, "action_scale": 1.0}
+PRESETS["promp", "sparse_point_varibad"] = {"iterations": 60, "learning_rate": 3e-3, "action_scale": 1.0}
 PRESETS["maml", "bandit_n10_k5"] = {
     "num_tasks": 512, "num_robots": 1, "iterations": 60, "layers": (), "credit": "returns",
     "learn_inner_lr": True, "inner_lr": 1.0, "max_kl": 0.02, "discount": 1.0,
@@ -76,7 +76,7 @@ PRESETS["maml", "bandit_n10_k5"] = {
 # PPO as for RL²; the weight of KL and the encoder's rate are those of VariBAD's code
 PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
 # an encoder that learns fast moves the policy further than PPO does; weight of KL as in the code
-PRESETS["varibad", "point_navigation_semicircle"] = _RECURRENT["point_navigation_semicircle"] | {
+PRESETS["varibad", "sparse_point_varibad"] = _RECURRENT["sparse_point_varibad"] | {
     "vae_trials": 32, "num_decoded": 60, "kl_weight": 1.0, "vae_learning_rate": 1e-3, "vae_updates": 10,
 }  # fmt: skip
 

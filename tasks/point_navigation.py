@@ -1,12 +1,10 @@
 """Point navigation: a point in the plane must find a goal that it is not shown. Tiny, exact, for fast tests.
 
-`point_navigation` is the 2-D navigation of MAML (Finn et al. 2017; `navigation.py` of its code): the reward is the negative distance.
-`point_navigation_semicircle` is the sparse version of VariBAD and HyperX: goals on a half circle, reward only within 0.2 of the goal.
+This is the 2-D navigation of MAML (Finn et al. 2017; `navigation.py` of its code): the reward is the negative distance.
 """
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
@@ -54,26 +52,3 @@ class PointNavigation(Task):
 
     def error(self, readings: Readings) -> Tensor:
         return (readings["pos"] - readings["goal_pos"]).norm(dim=-1)
-
-
-class PointNavigationSemicircle(PointNavigation):
-    """Goal on the upper unit half circle; reward 1 - distance within 0.2 of it, else 0; 3 episodes of 100 steps, never done."""
-
-    name = "point_navigation_semicircle"
-    params = (Param("angle", "rad", "the goal lies at {:.2f} rad on the half circle", nominal=1.0, train=(0.0, math.pi)),)
-    episodes_per_trial = 3
-    reward_range = (0.0, 1.0)
-    radius = 0.2
-
-    def goals(self, values: Values, rng: torch.Generator) -> Readings:
-        return {"goal_pos": torch.stack([values["angle"].cos(), values["angle"].sin()], -1)}
-
-    def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
-        distance = self.error(next_readings)
-        return torch.where(distance <= self.radius, 1.0 - distance, 0.0)
-
-    def terminated(self, readings: Readings) -> Tensor:
-        return torch.zeros(readings["pos"].shape[:-1], dtype=torch.bool, device=readings["pos"].device)
-
-    def success(self, readings: Readings) -> Tensor:
-        return self.error(readings) <= self.radius

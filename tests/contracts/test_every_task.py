@@ -66,13 +66,13 @@ DRAWN = {
     },
     "kitchen_grid": {"layout": "row", "burner": "4", "control_map": "1423", "control_law": "dead_band", "capacity": 726.7199908924898},
     "point_navigation": {"goal_x": -0.1452546857089284, "goal_y": -0.23688126745418703},
-    "point_navigation_semicircle": {"angle": 0.5657382465388092},
+    "sparse_point_varibad": {"angle": 2.2288573958499893},
 }  # fmt: skip
 # Pairs of tasks that differ in a hidden goal alone: before the reward tells them apart nothing may.
 HIDDEN_GOALS = {
     "arm_push_hidden_goal": ({"target_distance": 0.1, "target_angle": -1.0}, {"target_distance": 0.22, "target_angle": 1.0}),
     "point_navigation": ({"goal_x": 0.45}, {"goal_x": -0.45}),
-    "point_navigation_semicircle": ({"angle": 0.1}, {"angle": 3.0}),
+    "sparse_point_varibad": ({"angle": 0.1}, {"angle": 3.0}),
     "half_cheetah_dir": ({"direction": "forward"}, {"direction": "backward"}),
     "half_cheetah_dir_promp": ({"direction": "forward"}, {"direction": "backward"}),
     "half_cheetah_dir_maml": ({"direction": "forward"}, {"direction": "backward"}),

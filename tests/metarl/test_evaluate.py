@@ -174,8 +174,8 @@ class TestFiles:
 
     def test_files_of_different_tasks_are_refused(self, files, small_algorithm, tmp_path):
         other = tmp_path / "other.safetensors"
-        meta_parameters.save(other, small_algorithm("rl2", task="point_navigation_semicircle"), "rl2", env_steps=0)
-        with pytest.raises(ValueError, match=r"one task: .*rl2_1.* is of point_navigation, .*other.* is of point_navigation_semicircle"):
+        meta_parameters.save(other, small_algorithm("rl2", task="sparse_point_varibad"), "rl2", env_steps=0)
+        with pytest.raises(ValueError, match=r"one task: .*rl2_1.* is of point_navigation, .*other.* is of sparse_point_varibad"):
             evaluate([files["rl2", 1], other])
         with pytest.raises(ValueError, match="one task: none was given"):
             evaluate([])

@@ -229,7 +229,7 @@ def test_a_folder_with_a_training_is_never_overwritten_and_never_continued_with_
     assert (other / CSV_NAME).read_text() == "mine"
 
 
-KINDS = [("maml", "point_navigation"), ("rl2", "arm_slide"), ("robust", "point_navigation_semicircle"), ("pearl", "sparse_point_pearl")]
+KINDS = [("maml", "point_navigation"), ("rl2", "arm_slide"), ("robust", "sparse_point_varibad"), ("pearl", "sparse_point_pearl")]
 
 
 @pytest.mark.usefixtures("short_episodes")

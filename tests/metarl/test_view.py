@@ -32,8 +32,8 @@ def test_a_plan_shows_each_task_beside_the_others_with_its_sentence(tmp_path):
 
 def test_contact_sheet_has_a_panel_for_each_file_of_tasks(tmp_path):
     said = []
-    view.contact_sheet(["point_navigation", "grid_navi", "point_navigation_semicircle"], tmp_path / "all.png", said.append)
-    assert said == ["point_navigation and 1 variant", "grid_navi"]
+    view.contact_sheet(["sparse_point_pearl", "grid_navi", "sparse_point_varibad"], tmp_path / "all.png", said.append)
+    assert said == ["sparse_point_pearl and 1 variant", "grid_navi"]
     with Image.open(tmp_path / "all.png") as picture:
         assert picture.width == 2 * view.SHEET[0]
 

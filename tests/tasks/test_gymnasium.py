@@ -26,7 +26,7 @@ def painted(monkeypatch):
 
 def test_ids():
     assert "metarl/ArmReach-v1" in gymnasium.registry
-    assert "metarl/PointNavigationSemicircle-v1" in gymnasium.registry
+    assert "metarl/SparsePointVaribad-v1" in gymnasium.registry
     assert {i for i in gymnasium.registry if i.startswith("metarl/")} >= set(IDS)
 
 
@@ -77,7 +77,7 @@ def test_vector_env_equals_gymnasiums_vector_of_single_envs():
 
 
 def test_episode_is_cut_at_the_horizon_and_the_next_begins_at_once():
-    envs = MetaVectorEnv("point_navigation_semicircle", num_envs=2)
+    envs = MetaVectorEnv("sparse_point_varibad", num_envs=2)
     envs.reset(seed=0)
     still = np.zeros((2, 2), np.float32)
     still[:, 1] = 0.5  # 0.05 upwards each step
@@ -107,9 +107,9 @@ def test_an_episode_of_one_decision_ends_by_itself():
 
 
 def test_gymnasiums_vector_wrappers_work():
-    envs = DictInfoToList(RecordEpisodeStatistics(MetaVectorEnv("point_navigation_semicircle", num_envs=2)))
+    envs = DictInfoToList(RecordEpisodeStatistics(MetaVectorEnv("sparse_point_varibad", num_envs=2)))
     _, infos = envs.reset(seed=0)
-    assert [i["task_id"] for i in infos] == ["point_navigation_semicircle/v1:train:0:0", "point_navigation_semicircle/v1:train:0:1"]
+    assert [i["task_id"] for i in infos] == ["sparse_point_varibad/v1:train:0:0", "sparse_point_varibad/v1:train:0:1"]
     for _ in range(100):
         *_, infos = envs.step(np.zeros((2, 2), np.float32))
     assert infos[0]["episode"]["l"] == 100
@@ -171,7 +171,7 @@ def test_what_is_returned_belongs_to_the_caller(monkeypatch):
     obs, *_ = env.step(np.ones(2, np.float32))
     obs += 7.0
     np.testing.assert_allclose(env.step(np.ones(2, np.float32))[0], 0.2)
-    envs = MetaVectorEnv("point_navigation_semicircle", num_envs=2)
+    envs = MetaVectorEnv("sparse_point_varibad", num_envs=2)
     obs, info = envs.reset()
     obs += 7.0
     info["task_id"][:] = None
