@@ -31,6 +31,15 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "num_tasks": 1024, "iterations": 300, "discount": 1.0, "gae_lambda": 0.9, "minibatches": 2, "epochs": 4,
         "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.02,
     },
+    "bandit_n100_k5": {
+        "num_tasks": 512, "iterations": 300, "discount": 1.0, "gae_lambda": 0.9, "minibatches": 4, "epochs": 4,
+        "hidden_size": 64, "learning_rate": 3e-3, "entropy_bonus": 0.02, "max_kl": 0.05,
+    },
+    # what a decision costs within its episode is in the training reward already: the short lambda finds the first use of the memory sooner
+    "tabular_mdp_n10": {
+        "num_tasks": 512, "iterations": 800, "discount": 1.0, "gae_lambda": 0.3, "minibatches": 8, "epochs": 4,
+        "hidden_size": 128, "learning_rate": 3e-3, "entropy_bonus": 0.03, "max_kl": 0.05,
+    },
     "grid_navi": {
         "num_tasks": 256, "iterations": 220, "gae_lambda": 0.95, "minibatches": 4, "epochs": 4,
         "hidden_size": 64, "learning_rate": 2e-3, "entropy_bonus": 0.01, "max_kl": 0.05,
@@ -60,6 +69,10 @@ PRESETS: dict[tuple[str, str], Mapping[str, Any]] = {
 for _task in ("bandit_n10_k5", "grid_navi", "arm_slide"):  # PPO as for RL²
     PRESETS["snail", _task] = {k: v for k, v in _RECURRENT[_task].items() if k != "hidden_size"}
 PRESETS["snail", "bandit_n10_k5"] = {**PRESETS["snail", "bandit_n10_k5"], "iterations": 150}
+for _task in ("grid_navi", "arm_slide", "sparse_point_varibad"):
+    PRESETS["hypernetwork", _task] = _RECURRENT[_task]
+for _task in ("quadrotor_track", "car_track", "arm_reach"):
+    PRESETS["rma", _task] = _RECURRENT[_task] | {"iterations": 200}
 # a step after every single shot of one robot: many tasks, a small network, and step sizes that are meta-learned
 PRESETS["maml", "arm_slide"] = {
     "num_tasks": 128, "num_robots": 1, "iterations": 200, "layers": (32,), "credit": "returns",
