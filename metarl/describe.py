@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl import algos, meta_parameters, robots, tasks
-from metarl.robots.spec import ArmSpec, RobotSpec, unknown_name
+from metarl.robots.spec import RobotSpec, ServoSpec, unknown_name
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import Task
 
@@ -131,17 +131,18 @@ def _param(param: Param) -> dict[str, Any]:
 
 def _robot(robot: RobotSpec, console: Console) -> dict[str, Any]:
     _heading(console, robot.name, robot.build)
-    if isinstance(robot, ArmSpec):
+    if isinstance(robot, ServoSpec):
         _joint_table(robot, console)
     else:
         console.print(f"[bold]joints[/bold]: {', '.join(robot.joint_names) or 'none'}\n[bold]control[/bold]: every {robot.control_dt:g} s", highlight=False)
     return {"kind": "robot", **{f.name: getattr(robot, f.name) for f in fields(robot) if f.name != "build"}}
 
 
-def _joint_table(robot: ArmSpec, console: Console) -> None:
-    columns = zip(robot.joint_names, robot.home_qpos, robot.qpos_limits, robot.qvel_limits, robot.effort_limits, robot.kp, robot.kd, strict=True)
-    rows = [[name, f"{home:g}", f"{low:g} … {high:g}", *(f"{x:g}" for x in rest)] for name, home, (low, high), *rest in columns]
-    _table(console, ["joint", "home [rad]", "range [rad]", "rad/s", "N·m", "kp", "kd"], [[c.replace("[", "\\[") for c in row] for row in rows])
+def _joint_table(robot: ServoSpec, console: Console) -> None:
+    numbers = robot.home_qpos, robot.qpos_limits, robot.qvel_limits, robot.effort_limits, robot.kp, robot.kd
+    columns = zip(robot.joint_names, robot.joint_units, *numbers, strict=True)
+    rows = [[name, unit, f"{home:g}", f"{low:g} … {high:g}", *(f"{x:g}" for x in rest)] for name, unit, home, (low, high), *rest in columns]
+    _table(console, ["joint", "unit", "home", "range", "per second", "N·m or N", "kp", "kd"], [[c.replace("[", "\\[") for c in row] for row in rows])
     console.print(f"[bold]control[/bold]: every {robot.control_dt:g} s on topic {robot.command_topic}, state on {robot.state_topic}")
 
 

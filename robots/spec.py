@@ -76,43 +76,37 @@ class RobotSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ServoSpec(RobotSpec):
-    """A robot whose joints follow trajectories by position loops, each by an actuator named like its joint.
+    """A robot whose joints follow trajectories by position loops, each by an actuator named like its joint; a real one by a ROS joint trajectory controller.
 
     Attributes:
+        joint_names: J controlled joints, named as on the real robot's joint_states topic.
+        sliding: those of them whose positions are in m, not rad.
         gripper_joint_names: joints that hold a fixed width unless a task commands them.
         kp, kd: (J,) gains of the joint position loop that robot and simulators share, N·m/rad and N·m·s/rad, or N/m and N·s/m.
         effort_limits: (J,) N·m or N.
+        home_qpos: (J,) rest pose, rad or m.
+        qpos_limits, qvel_limits, qacc_limits: (J, 2), (J,), (J,), SI units.
+        command_topic, state_topic: ROS topics (relative) of the joint trajectory controller and of the joint states.
+        frame: in which all poses and twists are given (REP 105): of the foot of a robot that is fixed, else of the world.
     """
 
+    sliding: tuple[str, ...] = ()
     gripper_joint_names: tuple[str, ...] = ()
     kp: Vec
     kd: Vec
     effort_limits: Vec
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmSpec(ServoSpec):
-    """An arm whose joints follow trajectories by position loops; the real one does so by a ROS joint trajectory controller.
-
-    Attributes:
-        joint_names: J controlled joints, named as on the real robot's joint_states topic.
-        home_qpos: (J,) rest pose, rad or m.
-        qpos_limits, qvel_limits, qacc_limits: (J, 2), (J,), (J,), SI units.
-        joint_pos, joint_quat_wxyz: (J, 3), (J, 4) fixed pose of each joint frame in its parent; every joint turns about its own z.
-        tool_pos, tool_quat_wxyz: pose of the tool frame in the last joint's frame.
-        command_topic, state_topic: ROS topics (relative) of the joint trajectory controller and of the joint states.
-    """
-
     home_qpos: Vec
     qpos_limits: tuple[tuple[float, float], ...]
     qvel_limits: Vec
     qacc_limits: Vec
-    joint_pos: tuple[Vec, ...]
-    joint_quat_wxyz: tuple[Vec, ...]
-    tool_pos: Vec
-    tool_quat_wxyz: Vec
     command_topic: str
     state_topic: str
+    frame: str = "base_link"
+
+    @property
+    def joint_units(self) -> tuple[str, ...]:
+        """(J,) of their positions."""
+        return tuple("m" if name in self.sliding else "rad" for name in self.joint_names)
 
     @property
     def velocity_limits(self) -> dict[str, float]:
@@ -122,6 +116,21 @@ class ArmSpec(ServoSpec):
         """Lower and upper position limits, each (J,), with the dtype and device of `like`."""
         low, high = zip(*self.qpos_limits, strict=True)
         return constant(low, like.dtype, like.device), constant(high, like.dtype, like.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSpec(ServoSpec):
+    """An arm on a fixed foot.
+
+    Attributes:
+        joint_pos, joint_quat_wxyz: (J, 3), (J, 4) fixed pose of each joint frame in its parent; every joint turns about its own z.
+        tool_pos, tool_quat_wxyz: pose of the tool frame in the last joint's frame.
+    """
+
+    joint_pos: tuple[Vec, ...]
+    joint_quat_wxyz: tuple[Vec, ...]
+    tool_pos: Vec
+    tool_quat_wxyz: Vec
 
 
 @dataclass(frozen=True, kw_only=True)

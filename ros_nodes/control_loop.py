@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot
 
 from metarl import meta_parameters, tasks
 from metarl.algorithm import Adapter
-from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec, VehicleSpec
+from metarl.robots.spec import Controls, JointTrajectory, RobotSpec, ServoSpec, VehicleSpec
 from metarl.ros_nodes import readings
 from metarl.ros_nodes.adaptation import SafeAdapter, duplicate
 from metarl.ros_nodes.limits import Command, Limits, check_set_point
@@ -122,7 +122,7 @@ class ControlLoop:
         self.excluded = excluded or self._misled(reward, executed)
         if executed is not None:
             self._commanded = executed.unsqueeze(0)
-        if self.ramp == 0 and isinstance(self.task.robot, ArmSpec):
+        if self.ramp == 0 and isinstance(self.task.robot, ServoSpec):
             self._commanded = ready["qpos"]
         self._last_action = self._possible(given)
         sensed, self._obs = self._observe(ready)
@@ -145,7 +145,7 @@ class ControlLoop:
         """
         robot = self.task.robot
         made_up = {name: torch.zeros(readings.size(self.task, name)) for name in self.needs if name not in readings.FROM_JOINTS}
-        if isinstance(robot, ArmSpec):
+        if isinstance(robot, ServoSpec):
             made_up["qpos"] = torch.tensor(robot.home_qpos)
         trial = ControlLoop(self.task, duplicate(self.adapter), False)
         try:
@@ -154,13 +154,13 @@ class ControlLoop:
             if bool(trial._obs.isfinite().all()):  # readings that cannot be are no fault of the file
                 raise
             return
-        if isinstance(robot, ArmSpec) and isinstance(decision.command, JointTrajectory) and len(decision.command.qpos) == 1:
+        if isinstance(robot, ServoSpec) and isinstance(decision.command, JointTrajectory) and len(decision.command.qpos) == 1:
             qpos, qvel, dt = (decision.command.qpos.double().numpy(), decision.command.qvel.double().numpy(), decision.command.dt)
             check_set_point(Limits.of(robot), Command(1, np.array([dt]), qpos, qvel), np.array(robot.home_qpos), None)
 
     def _misled(self, reward: float, executed: Tensor | None) -> str:
         """Why what came of the decision says nothing about it, or ""."""
-        same = EXACT if isinstance(self.task.robot, ArmSpec) else SAME  # a twist carries a vehicle's commands in other numbers
+        same = EXACT if isinstance(self.task.robot, ServoSpec) else SAME  # a twist carries a vehicle's commands in other numbers
         if executed is not None and not torch.allclose(executed, self._commanded[0], rtol=same, atol=same):
             return "intervention"
         low, high = self.task.reward_range

@@ -118,6 +118,15 @@ class Quadrotor(Choice):
     pace: str = "realtime"
 
 
+@dataclass(frozen=True)
+class Kitchen(Choice):
+    """The defaults of `launch/kitchen.launch.py`."""
+
+    policy: str = "zoo:kitchen/rl2"
+    task: str = "kitchen"
+    simulator: str = "mujoco"
+
+
 CHOICES = {
     "simulator": tuple(n for n in simulators.NAMES if n != "analytic"),
     "split": SPLITS,

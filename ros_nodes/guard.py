@@ -86,7 +86,7 @@ class Guard(BaseGuard):
         if self.state is not State.STOPPED:
             self._rest(State.IDLE)
         j = int((moved - possible).argmax())
-        jump = Rejected("jump", f"{self.limits.joint_names[j]} is {moved[j]:.3f} rad from where it was at the last joint state")
+        jump = Rejected("jump", f"{self.limits.joint_names[j]} is {moved[j]:.3f} {self.limits.unit(j)} from where it was at the last joint state")
         if not self.may_jump:  # where the robot is, nobody knows: nothing that could be sent would be right
             self.state, self.stop_cause = State.STOPPED, str(jump)
         raise jump
@@ -147,13 +147,15 @@ class Guard(BaseGuard):
         far = np.abs(command.qpos[0] - measured.qpos)
         if not (far <= self.reach).all():
             j = int(far.argmax())
-            raise Rejected("far_from_pose", f"{self.limits.joint_names[j]} is {far[j]:.3f} rad from where the command begins, allowed are {self.reach:.3f} rad")
+            unit = self.limits.unit(j)
+            text = f"{self.limits.joint_names[j]} is {far[j]:.3f} {unit} from where the command begins, allowed are {self.reach:.3f} {unit}"
+            raise Rejected("far_from_pose", text)
         if len(command.time) == 1:
             check_set_point(self.limits, command, measured.qpos, self._active if self.state is State.TRACKING else None)
         else:
             if not (np.abs(measured.qvel) <= self.rest_speed).all():
                 j = int(np.abs(measured.qvel).argmax())
-                raise Rejected("moving", f"{self.limits.joint_names[j]} moves at {measured.qvel[j]:.3f} rad/s, a trajectory begins at rest")
+                raise Rejected("moving", f"{self.limits.joint_names[j]} moves at {measured.qvel[j]:.3f} {self.limits.unit(j)}/s, a trajectory begins at rest")
             check_trajectory(self.limits, command, measured.qpos)
         if self.workspace is not None:
             self.workspace.check(command, measured.qpos)

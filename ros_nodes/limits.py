@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.robots.spec import ArmSpec
+from metarl.robots.spec import ServoSpec
 from metarl.ros_nodes.rejection import Rejected
 
 Array = NDArray[np.float64]
@@ -43,6 +43,7 @@ class Limits:
         lower, upper: (J,) of the position.
         qvel, qacc: (J,) largest speed and acceleration.
         effort: (J,) largest measured effort; None where it is not watched.
+        units: (J,) of the positions, for whoever reads a refusal; () stands for rad.
     """
 
     joint_names: tuple[str, ...]
@@ -51,12 +52,18 @@ class Limits:
     qvel: Array
     qacc: Array
     effort: Array | None = None
+    units: tuple[str, ...] = ()
+
+    def unit(self, joint: int) -> str:
+        """Of a joint's position."""
+        return self.units[joint] if self.units else "rad"
 
     @staticmethod
-    def of(spec: ArmSpec) -> Limits:
+    def of(spec: ServoSpec) -> Limits:
         """The limits that a robot file states."""
         lower, upper = np.array(spec.qpos_limits, dtype=np.float64).T
-        return Limits(spec.joint_names, lower, upper, np.array(spec.qvel_limits), np.array(spec.qacc_limits), np.array(spec.effort_limits))
+        rates = np.array(spec.qvel_limits), np.array(spec.qacc_limits), np.array(spec.effort_limits)
+        return Limits(spec.joint_names, lower, upper, *rates, spec.joint_units)
 
 
 class Break(NamedTuple):
@@ -67,14 +74,14 @@ class Break(NamedTuple):
         where: (..., S, J) true where the limit is broken, also by a number that is not finite.
         value: (..., S, J) what was found.
         limit: (J,).
-        unit: of both.
+        per: what the joint's unit is divided by, in both.
     """
 
     reason: str
     where: NDArray[np.bool_]
     value: Array
     limit: Array
-    unit: str
+    per: str
 
 
 def extremes(time: Array, qpos: Array, qvel: Array, start_qpos: Array) -> tuple[Array, Array, Array, Array]:
@@ -125,9 +132,9 @@ def trajectory_breaks(limits: Limits, time: Array, qpos: Array, qvel: Array, sta
     end_speed = np.where(np.arange(qvel.shape[-2])[:, None] == qvel.shape[-2] - 1, np.abs(qvel), 0.0)
     return [
         *_position_breaks(limits, lowest, highest),
-        Break("velocity", ~(speed <= limits.qvel * (1 + SLACK)), speed, limits.qvel, "rad/s"),
-        Break("acceleration", ~(acceleration <= limits.qacc * (1 + SLACK)), acceleration, limits.qacc, "rad/s²"),
-        Break("velocity", ~(end_speed <= SLACK * limits.qvel), end_speed, 0 * limits.qvel, "rad/s at the end"),
+        Break("velocity", ~(speed <= limits.qvel * (1 + SLACK)), speed, limits.qvel, "/s"),
+        Break("acceleration", ~(acceleration <= limits.qacc * (1 + SLACK)), acceleration, limits.qacc, "/s²"),
+        Break("velocity", ~(end_speed <= SLACK * limits.qvel), end_speed, 0 * limits.qvel, "/s at the end"),
     ]
 
 
@@ -152,7 +159,7 @@ def set_point_breaks(
         if previous_qpos is not None:
             speed = np.minimum(speed, np.abs(qpos - previous_qpos) / np.minimum(time[..., None], elapsed))
         speed = np.maximum(speed, np.abs(qvel))
-    return [*_position_breaks(limits, qpos, qpos), Break("velocity", ~(speed <= limits.qvel * (1 + SLACK)), speed, limits.qvel, "rad/s")]
+    return [*_position_breaks(limits, qpos, qpos), Break("velocity", ~(speed <= limits.qvel * (1 + SLACK)), speed, limits.qvel, "/s")]
 
 
 def check_form(limits: Limits, command: Command) -> None:
@@ -194,8 +201,8 @@ def check_set_point(limits: Limits, command: Command, measured_qpos: Array, prev
 
 def _position_breaks(limits: Limits, lowest: Array, highest: Array) -> list[Break]:
     return [
-        Break("position", ~(lowest >= limits.lower - SLACK), lowest, limits.lower, "rad"),
-        Break("position", ~(highest <= limits.upper + SLACK), highest, limits.upper, "rad"),
+        Break("position", ~(lowest >= limits.lower - SLACK), lowest, limits.lower, ""),
+        Break("position", ~(highest <= limits.upper + SLACK), highest, limits.upper, ""),
     ]
 
 
@@ -209,5 +216,6 @@ def _refuse(limits: Limits, command: Command, breaks: list[Break]) -> None:
         if found.where.any():
             s, j = np.argwhere(found.where)[0]
             name, value, limit = limits.joint_names[j], found.value[s, j], found.limit[j]
-            text = f"{name} would reach {value:.4g} {found.unit} by {command.time[s]:.3f} s, the limit is {limit:.4g} {found.unit}"
+            unit = limits.unit(j) + found.per
+            text = f"{name} would reach {value:.4g} {unit} by {command.time[s]:.3f} s, the limit is {limit:.4g} {unit}"
             raise Rejected(found.reason, text)

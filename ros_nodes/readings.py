@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl import tasks
 from metarl.robots.kinematics import jacobian
-from metarl.robots.spec import ArmSpec, RobotSpec, VehicleSpec
+from metarl.robots.spec import RobotSpec, ServoSpec, VehicleSpec
 from metarl.ros_nodes.rejection import Rejected, check_names
 from metarl.tasks.task import Readings, Task
 
@@ -24,12 +24,13 @@ class _Probe(Readings):
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        if isinstance(task.robot, ArmSpec):
-            self["qpos"] = torch.tensor(task.arm.home_qpos)
+        robot = task.robot
+        if isinstance(robot, ServoSpec):
+            self["qpos"] = torch.tensor([robot.home_qpos])
         self._task = task
 
     def __missing__(self, name: str) -> Tensor:
-        self[name] = torch.zeros(size(self._task, name))
+        self[name] = torch.zeros(1, size(self._task, name))
         return self[name]
 
 
@@ -51,7 +52,7 @@ def size(task: Task, name: str) -> int:
     part = name if isinstance(robot, VehicleSpec) and not robot.prefix else name.rpartition("_")[2]
     if part in _BODY_PARTS and (name != part or isinstance(robot, VehicleSpec)):
         return _BODY_PARTS[part]
-    others = _told(task.name) | dict(task.observed)
+    others = dict(task.observed) | _told(task.name) | dict(task.sensed)  # a part of the observation may have the name of a reading that it is made of
     body, _, part = name.rpartition("_")
     if body and part in _BODY_PARTS:
         return _BODY_PARTS[part]
@@ -81,14 +82,14 @@ def needed_to_act(task: Task) -> tuple[str, ...]:
     """Readings that must arrive before the adapter can act."""
     probe = _Probe(task)
     task.observation(probe)
-    task.command(torch.zeros(task.spec.action_size), probe)
+    task.command(torch.zeros(1, task.spec.action_size), probe)
     return _measured(probe)
 
 
 def needed_to_judge(task: Task) -> tuple[str, ...]:
     """Readings that must arrive before a decision can be rewarded."""
     probe = _Probe(task)
-    task.reward(probe, torch.zeros(task.spec.action_size), probe)
+    task.reward(probe, torch.zeros(1, task.spec.action_size), probe)
     task.terminated(probe)
     task.at_rest(probe)
     error(task, probe)

@@ -68,7 +68,8 @@ class Referee:
         """
         assert self.event is not None, "begin_episode must come first"
         ready = readings.complete(self.task, self.needs, measured)
-        passed = (stamp - self.event.stamp) * 1e-9 - motion
+        whole = self.task.decision_dt if self.task.rests else motion  # where a decision is more than its motion, the rest is waited for
+        passed = (stamp - self.event.stamp) * 1e-9 - whole
         return passed > -1e-6 and (passed >= self.task.settle_time or bool(self.task.at_rest(ready)))
 
     def judge(self, action: Tensor, executed: Tensor, measured: Readings, stamp: int) -> Event:

@@ -18,7 +18,7 @@ from rclpy.node import Node
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
-from metarl.robots.spec import ArmSpec
+from metarl.robots.spec import ArmSpec, ServoSpec
 from metarl.ros_nodes import messages, runtime
 from metarl.ros_nodes.base_guard import State
 from metarl.ros_nodes.guard import Guard, Speakers
@@ -219,13 +219,21 @@ class SafetyNode:
 def _guard(node: Node, wire: Wire) -> Guard | VehicleGuard:
     """Whoever judges the commands of this robot."""
     robot = wire.robot
-    return Guard(Limits.of(robot), workspace=_workspace(node, robot)) if isinstance(robot, ArmSpec) else VehicleGuard(robot)
+    return Guard(Limits.of(robot), workspace=_workspace(node, robot)) if isinstance(robot, ServoSpec) else VehicleGuard(robot)
 
 
-def _workspace(node: Node, robot: ArmSpec) -> Workspace | None:
-    """The box that the parameters state; none where they are not given."""
+def _workspace(node: Node, robot: ServoSpec) -> Workspace | None:
+    """The box that the parameters state; none where they are not given.
+
+    Raises:
+        TypeError: this robot's tool is not known from its joints alone.
+    """
     lower, upper = (np.array(runtime.parameter(node, f"workspace_{side}", [0.0, 0.0, 0.0]), dtype=np.float64) for side in ("lower", "upper"))
-    return Workspace(robot, lower, upper) if lower.any() or upper.any() else None
+    if not (lower.any() or upper.any()):
+        return None
+    if not isinstance(robot, ArmSpec):
+        raise TypeError(f"{robot.name} is no arm on a fixed foot: its tool can be kept in no workspace_lower and workspace_upper")
+    return Workspace(robot, lower, upper)
 
 
 def main() -> None:

@@ -236,11 +236,13 @@ class SimNode:
                 self._running = True
                 self._resume_clock()
             return
-        begun, duration = self._stamp, float(command.time[-1])
+        task, begun, duration = self.world.task, self._stamp, float(command.time[-1])
         self._resume_clock()
         self.world.execute(decided)
         if not self.world.at_rest:  # the simulator has waited as long as the task allows
-            duration += self.world.task.settle_time
+            duration += task.settle_time
+        if task.rests:  # nothing moves in the rest of a decision, so it is over at once
+            duration = max(duration, task.decision_dt)
         self._stamp = self._since = max(self._stamp, begun + round(duration * 1e9))
         self._publish()
 

@@ -17,7 +17,7 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMsg
 
 from metarl import robots
-from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, VehicleSpec
+from metarl.robots.spec import Controls, JointTrajectory, ServoSpec, VehicleSpec
 from metarl.ros_nodes import messages
 from metarl.ros_nodes.limits import Array, Command
 from metarl.ros_nodes.rejection import Rejected
@@ -29,23 +29,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ArmWire:
-    """An arm: JointTrajectory to its trajectory controller, JointState from it.
+    """An arm, fixed or on a base that moves: JointTrajectory to its trajectory controller, JointState from it.
 
     Attributes:
-        robot: the arm.
+        robot: the arm, its base included.
         joint_names: J, as the messages call the joints; another arm of the same build has names of its own.
         command_topic, state_topic: relative.
     """
 
-    robot: ArmSpec
+    robot: ServoSpec
     joint_names: tuple[str, ...]
     command_topic: str
     state_topic: str
 
-    frame = "base_link"  # REP 105; every pose and twist is given in it
     command_kind = JointTrajectoryMsg
     state_kind = JointState
     state_name = "joint state"
+
+    @property
+    def frame(self) -> str:
+        """Every pose and twist is given in it."""
+        return self.robot.frame
 
     def planned(self, decided: JointTrajectory | Controls, stamp: int) -> Command:
         """A decision (S, J) as the command that answers the event of `stamp`."""
@@ -195,7 +199,7 @@ def wire(
         TypeError: it cannot be driven over ROS.
     """
     robot = robots.load(name)
-    if not isinstance(robot, ArmSpec | VehicleSpec):
+    if not isinstance(robot, ServoSpec | VehicleSpec):
         raise TypeError(f"{name} is neither an arm that follows joint trajectories nor a vehicle: it cannot be driven over ROS")
     topics = command_topic or robot.command_topic, state_topic or robot.state_topic
     if isinstance(robot, VehicleSpec):
@@ -208,7 +212,7 @@ def wire(
     return ArmWire(_narrowed(robot, lower, upper), names, *topics)
 
 
-def _narrowed(robot: ArmSpec, lower: Sequence[float], upper: Sequence[float]) -> ArmSpec:
+def _narrowed(robot: ServoSpec, lower: Sequence[float], upper: Sequence[float]) -> ServoSpec:
     """The arm with position limits that are nowhere wider than the ones given (J,)."""
     if not lower and not upper:
         return robot

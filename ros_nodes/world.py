@@ -102,18 +102,20 @@ class World:
 
     # ---- command by command -----------------------------------------------------------------------------------------------
 
-    def execute(self, command: JointTrajectory | Controls, action: Tensor | None = None) -> None:
+    def execute(self, command: JointTrajectory | Controls) -> None:
         """Carry out a trajectory (1, S, J) and wait until everything is at rest, or hold what motors get (1, U) for one period.
 
-        Args:
-            command: as `Task.command` gives it.
-            action: (1, A) behind it, for tasks whose memory depends on it.
+        Where a decision is longer than its motion, the rest of it passes here, too. BatchedEnv leaves that out; a robot's next motion begins at rest.
         """
         self.untouched = False
         before = self.true
         self.engine.push(self.task.forces(before, self._values))
         measured = self.engine.step(self._late(command), EVERYBODY)
-        self._remember(before, measured, action)
+        if self.task.rests and isinstance(command, JointTrajectory):
+            left = self.task.decision_dt - command.dt * command.qpos.shape[1]
+            self.engine.advance(None, round(left / self.task.physics_dt), None)
+            measured = self.engine.read()
+        self._remember(before, measured)
 
     def _late(self, command: JointTrajectory | Controls) -> JointTrajectory | Controls:
         """What reaches motors that receive commands late, as in BatchedEnv: between the two that frame that moment."""
@@ -156,14 +158,14 @@ class World:
         if self._phase < self.period:
             return False
         self._phase = 0
-        self._remember(self.true, self.engine.read(), None)
+        self._remember(self.true, self.engine.read())
         return True
 
     # ---- common -----------------------------------------------------------------------------------------------------------
 
-    def _remember(self, before: Readings, measured: Readings, action: Tensor | None) -> None:
-        given = torch.zeros(1, self.task.spec.action_size) if action is None else action
-        self._memory = self.task.remember(before, given, {**measured, **self._goals}, self._values, self._rng)
+    def _remember(self, before: Readings, measured: Readings) -> None:
+        nothing = torch.zeros(1, self.task.spec.action_size)  # a world hears commands; what a memory depends on, it must see in them
+        self._memory = self.task.remember(before, nothing, {**measured, **self._goals}, self._values, self._rng)
         self.engine.show(self._memory)
         self._look(measured)
 

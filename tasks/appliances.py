@@ -90,7 +90,7 @@ def build(spec: mujoco.MjSpec) -> None:
     for number in range(1, len(KNOBS) + 1):
         _sense(spec, f"knob_turn/{number}", "JOINTPOS", "JOINT", f"knob_{number}")
     for number in range(1, len(KNOBS) + 1):
-        _sense(spec, f"crank_pos/{number}", "FRAMEPOS", "SITE", f"knob_{number}")
+        _sense(spec, f"cranks/{number}", "FRAMEPOS", "SITE", f"knob_{number}")
     pot = spec.worldbody.add_body(name="pot", mocap=True)
     _picture(pot, cylinder, [0.08, 0.05, 0], [0, 0, -0.04], [0.75, 0.2, 0.2, 1])
 

@@ -73,6 +73,7 @@ class Kitchen(Task):
         "base": 4, "stands": 9, "handle": 3, "turn": 4, "heat": 4, "locked": 1, "asked": 4,
         "pot_at": 3, "temperature": 1, "cooked": 1, "opened": 1, "stage": 6,
     }  # fmt: skip
+    sensed = {"knob_turn": 4, "cranks": 12}
     discrete = True
     action_names = (*chores.OPENINGS, *_TURNS, "cook", "serve", "wait")
     reward_range = (-0.51, 6.99)
@@ -123,7 +124,7 @@ class Kitchen(Task):
     def remember(self, readings: Readings, action: Tensor, next_readings: Readings, values: Values, rng: torch.Generator) -> Readings:
         r, after = readings, next_readings
         opened = torch.maximum(r["opened"], appliances.is_open(after["door_qpos"], values["mechanism"]).float().unsqueeze(-1))
-        pot_at = self._pot_at(r, action, after)
+        pot_at = self._pot_at(r, after)
         on_burner = (r["asked"] > 0) & (pot_at[:, _STOVE : _STOVE + 1] > 0)
         driven = rules.driven_burners(values["control_map"], self._param("control_map").all_choices)
         onward = 1 - 2 * values["sense"].unsqueeze(-1)
@@ -137,11 +138,11 @@ class Kitchen(Task):
         plain = {"heat": heat, "tripped": tripped.float(), "locked": locked.unsqueeze(-1), "opened": opened}
         return {**food, **plain, "pot_at": pot_at, "pot_pos": self._pot_pos(r, pot_at)}
 
-    def _pot_at(self, r: Readings, action: Tensor, after: Readings) -> Tensor:
-        """(N, 3) where the pot is after a decision: carried if the cupboard was open and the hand arrived."""
-        goal = torch.where(action[:, _COOK : _COOK + 1] > 0, self._pot_place(r, _STOVE), self._pot_place(r, _TABLE))
-        arrived = (after["tool_pos"] - goal)[:, :2].norm(dim=-1) < REACHED
-        carried = action[:, _COOK : _SERVE + 1] * (arrived & (r["opened"][:, 0] > 0)).unsqueeze(-1)
+    def _pot_at(self, r: Readings, after: Readings) -> Tensor:
+        """(N, 3) where the pot is after a decision: with the hand, if that is where a pot goes and the cupboard was open. No other chore ends there."""
+        places = torch.stack([self._pot_place(r, station) for station in (_STOVE, _TABLE)], -2)
+        arrived = (after["tool_pos"].unsqueeze(-2) - places)[..., :2].norm(dim=-1) < REACHED
+        carried = (arrived & (r["opened"] > 0)).float()
         moved = torch.cat([0 * carried[:, :1], carried], -1)
         return torch.where(carried.any(-1, keepdim=True), moved, r["pot_at"])
 
@@ -174,7 +175,7 @@ class Kitchen(Task):
 
     def observation(self, readings: Readings) -> Tensor:
         r = readings
-        x, y, yaw = r["base_qpos"].unbind(-1)
+        x, y, yaw = r["qpos"][..., :3].unbind(-1)
         stands = r["stands"].unflatten(-1, (3, 3))
         handle = into_station(r["handle_pos"], stands[..., _CUPBOARD, :]) - r["stands"].new_tensor(HANDLE)
         stove = [r["knob_turn"] / TURNED, r["heat"], r["locked"] / rules.LOCK_TIME, r["asked"]]
@@ -189,7 +190,7 @@ class Kitchen(Task):
         begin = torch.where(carrying, r["pot_at"].argmax(-1), torch.where(turning, _STOVE, _CUPBOARD))
         end = torch.where(carrying, torch.where(chosen == _COOK, _STOVE, _TABLE), begin)
         handle = into_station(r["handle_pos"], stands[:, _CUPBOARD])
-        crank = into_station(r["crank_pos"].unflatten(-1, (4, 3))[rows, knob], stands[:, _STOVE])
+        crank = into_station(r["cranks"].unflatten(-1, (4, 3))[rows, knob], stands[:, _STOVE])
         spots = torch.stack([self._spot(r, station) for station in range(3)], 1)
         paths = torch.stack([
             chores.worked(chores.open_path(handle, chosen.clamp(max=_TURN - 1))),

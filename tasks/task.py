@@ -103,6 +103,7 @@ class Task(ABC):
     episodes_per_trial: ClassVar[int]
     decision_dt: ClassVar[float]  # s that one decision lasts
     observed: ClassVar[Mapping[str, int]]  # parts of the observation and their sizes; by default readings of that name
+    sensed: ClassVar[Mapping[str, int]] = {}  # sizes of further readings that `observation` or `command` wants, where they are no body's pose or velocity
     action_names: ClassVar[tuple[str, ...]]
     discrete: ClassVar[bool] = False  # an action is a choice between `action_names`
     reward_range: ClassVar[tuple[float, float]]

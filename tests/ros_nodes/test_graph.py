@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl.ros_nodes.graph import CHOICES, Arm, Car, Domain, Graph, NodeFailed, NodeSpec, Quadrotor, arm, config_file, graph, replay
+from metarl.ros_nodes.graph import CHOICES, Arm, Car, Domain, Graph, Kitchen, NodeFailed, NodeSpec, Quadrotor, arm, config_file, graph, replay
 
 ROOT = Path(__file__).resolve().parents[2]
 # keys that exist in rosdistro, beside the names of ROS packages
@@ -31,7 +31,7 @@ ROS_PACKAGES = {
 }  # fmt: skip
 
 
-KINDS = {"arm": Arm, "car": Car, "quadrotor": Quadrotor}
+KINDS = {"arm": Arm, "car": Car, "quadrotor": Quadrotor, "kitchen": Kitchen}
 
 
 def test_the_nodes_of_the_arm():

@@ -30,7 +30,7 @@ from metarl.evaluate import Trace
 from metarl.rollout import collect
 from metarl.ros_nodes import demo, messages, runtime
 from metarl.ros_nodes.events import Event
-from metarl.ros_nodes.graph import PARENT_VARIABLE, Arm, Domain, Graph, NodeFailed, NodeSpec, arm
+from metarl.ros_nodes.graph import PARENT_VARIABLE, Arm, Domain, Graph, Kitchen, NodeFailed, NodeSpec, arm, graph
 from metarl.ros_nodes.guard import HOLD_TIME
 from metarl.ros_nodes.limits import Command
 from metarl.tasks.batched_env import BatchedEnv
@@ -139,6 +139,25 @@ def test_a_trial_over_dds_is_the_trial_without(domain, files, name, simulator, e
     assert [e.truncated for e in found] == ([False] * (task.horizon - 1) + [True]) * episodes
     np.testing.assert_allclose([e.reward for e in found], reward.flatten(), rtol=0, atol=tolerance)
     np.testing.assert_allclose([e.error for e in found], error.flatten(), rtol=0, atol=tolerance)
+
+
+def test_the_chef_cooks_over_dds(domain):
+    """A mobile arm with the policy of the zoo, in a kitchen in which nothing catches its hand: it earns what it earns without ROS."""
+    choice = Kitchen(index=5, episodes=1)
+    task = tasks.make(choice.task)
+    topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "safety/status": (DiagnosticArray, runtime.LATCHED)}
+    with Ear(domain, topics) as ear, Graph(graph(choice, observers=1), domain) as running:
+        ear.until(lambda: running.finished("task"), "the trial to end")
+        ear.until(lambda: ear.heard["task/events"] and messages.to_event(ear.heard["task/events"][-1]).ends, "the last event")
+        events = [messages.to_event(m) for m in ear.heard["task/events"]]
+        decisions = [e for e in events if not e.begins]
+        ear.until(lambda: ear.last("safety/status").get("forwarded") == str(len(decisions)), "the last command to be counted")
+    assert decisions[-1].terminated or len(decisions) == task.horizon
+    reward, error = without_ros(choice.policy, task, choice.simulator, choice.index, 1)
+    np.testing.assert_allclose([e.reward for e in decisions], reward[0, : len(decisions)], rtol=0, atol=1e-6)
+    np.testing.assert_allclose([e.error for e in decisions], error[0, : len(decisions)], rtol=0, atol=1e-6)
+    assert sum(e.reward for e in decisions) > 5  # food on the table
+    assert np.diff([e.stamp for e in events]) * 1e-9 == pytest.approx(task.decision_dt, abs=1e-3)
 
 
 # ---- safety -----------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from metarl.ros_nodes.graph import Arm, Car, Quadrotor, graph, replay
+from metarl.ros_nodes.graph import Arm, Car, Kitchen, Quadrotor, graph, replay
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = os.environ.get("METARL_PLAY_LAUNCH", "")
@@ -75,7 +75,7 @@ def told(nodes):
     return {name: (n["exec"], n.get("params", {}), {r["from"]: r["to"] for r in n.get("remaps", [])}) for name, n in nodes.items()}
 
 
-@pytest.mark.parametrize(("name", "kind"), [("arm", Arm), ("car", Car), ("quadrotor", Quadrotor)])
+@pytest.mark.parametrize(("name", "kind"), [("arm", Arm), ("car", Car), ("quadrotor", Quadrotor), ("kitchen", Kitchen)])
 def test_play_launch_finds_the_nodes_of_the_graph(resolve, name, kind):
     assert told(resolve(name, namespace="left")) == as_resolved(graph(kind()), "left")
 

@@ -9,9 +9,9 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl
 
 from metarl import robots
 from metarl.robots.kinematics import tool_pose
-from metarl.robots.spec import JointTrajectory
+from metarl.robots.spec import JointTrajectory, RobotSpec
 from metarl.ros_nodes import messages
-from metarl.ros_nodes.limits import Command
+from metarl.ros_nodes.limits import Command, Limits, check_trajectory
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.wires import wire
 
@@ -88,13 +88,25 @@ def test_what_does_not_fit_is_refused(given, text):
         wire("arm7", **given)
 
 
-def test_only_what_can_be_driven_has_a_wire():
+def test_only_what_can_be_driven_has_a_wire(monkeypatch):
     assert wire("car").command_topic == "cmd_vel"
     assert wire("quadrotor", state_topic="mavros/odom").state_topic == "mavros/odom"
     with pytest.raises(ValueError, match="it has no joints to be named"):
         wire("car", ("a",))
-    with pytest.raises(TypeError, match="chef is neither an arm that follows joint trajectories nor a vehicle"):
-        wire("chef")
+    bare = RobotSpec(name="bare", joint_names=(), control_dt=0.02, physics_dt=0.02, build=mujoco.MjSpec)
+    monkeypatch.setattr(robots, "load", {"bare": bare}.__getitem__)
+    with pytest.raises(TypeError, match="bare is neither an arm that follows joint trajectories nor a vehicle"):
+        wire("bare")
+
+
+def test_an_arm_on_a_base_is_seen_from_the_world():
+    chef = wire("chef")
+    assert (chef.frame, wire("arm7").frame) == ("odom", "base_link")
+    assert chef.joint_names[:4] == ("base_x", "base_y", "base_yaw", "panda_joint1")
+    assert chef.robot.joint_units[:4] == ("m", "m", "rad", "rad")
+    far = Command(1, np.array([5.0]), np.array([[4.0, *chef.robot.home_qpos[1:]]]), np.zeros((1, 10)))
+    with pytest.raises(Rejected, match=r"position: base_x would reach 4 m by 5.000 s, the limit is 3 m"):
+        check_trajectory(Limits.of(chef.robot), far, np.array(chef.robot.home_qpos))
 
 
 def test_decisions_of_another_kind_are_a_mistake():

@@ -173,3 +173,23 @@ def test_changes_out_of_range_change_nothing(values, text):
     with pytest.raises(ValueError, match=text):
         world.change(values)
     assert float(world.hidden.column("payload")[0]) == 0.0
+
+
+# ---- decisions that are longer than their motion ----------------------------------------------------------------------------
+
+
+def test_the_pot_goes_with_the_hand_and_the_next_motion_begins_at_rest():
+    """A world hears trajectories, and never which chore they are; what a door gave the arm has died away when the decision is over."""
+    world = world_of("kitchen")
+    task = world.task
+    moved = []
+    for chore, place in (("pull", 0), ("wait", 0), ("cook", 1), ("turn_1_left", 1), ("serve", 2)):
+        action = torch.eye(len(task.action_names))[[task.action_names.index(chore)]]
+        before = world.true["qpos"]
+        world.execute(task.command(action, {**world.true, "command_qpos": before}))
+        assert world.true["pot_at"][0, place] == 1, chore
+        assert world.true["qvel"].abs().max() < 0.05, chore
+        moved.append(float((world.true["qpos"] - before).abs().max()))
+    world.close()
+    assert [m > 0.1 for m in moved] == [True, False, True, True, True]
+    assert world.true["temperature"] > 20.5  # 10 s after the knob, 10 s on the way to the table
