@@ -101,7 +101,7 @@ def meta_train(
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the last complete iteration was saved.
         FloatingPointError: a metric is not finite; the last good checkpoint is kept.
     """
-    config, num_tasks, num_robots = run.config, run.config.num_tasks, run.config.num_robots
+    config = run.config
     for name, value, least in (("seed", run.seed, 0), ("threads", threads, 1), ("checkpoint_every", checkpoint_every, 1)):
         if value < least:
             raise ValueError(f"{name} is {value}, expected at least {least}")
@@ -113,7 +113,7 @@ def meta_train(
         stack.enter_context(alone_in(run.out))
         if not resume:
             _refuse_to_overwrite(run)
-        env = stack.enter_context(closing(BatchedEnv(task, num_tasks, num_robots, run.simulator, threads, run.seed, choose_device(device))))
+        env = stack.enter_context(closing(BatchedEnv(task, config.num_tasks, config.num_robots, run.simulator, threads, run.seed, choose_device(device))))
         progress = _restore(run, algorithm, env) if resume else Progress(command=run.command, commit=meta_parameters.git_commit())
         complete = _snapshot(run, progress, algorithm, env)
         _save(run, complete, algorithm)
@@ -123,24 +123,12 @@ def meta_train(
             log.console.print(f"continuing at {progress.iteration} of {config.iterations} iterations", highlight=False)
         try:
             for iteration in range(progress.iteration, config.iterations):
-                began, trace = time.perf_counter(), Trace(env)
-                env.set_tasks(task.practice(num_tasks, run.seed, iteration, algorithm.pool_tasks))
-                torch.set_num_threads(1)  # beside the physics a second thread makes small operations slower; a large update needs it
-                rollout = collect(env, algorithm.adapter(num_tasks, num_robots, training=True), explore=True, on_step=trace)
-                torch.set_num_threads(threads)
-                metrics = algorithm.meta_update(rollout)
-                _check_finite(metrics, iteration, run)
+                began = time.perf_counter()
+                env_steps, metrics = _improve(run, algorithm, env, iteration, threads)
                 with interrupts.held():  # from here on the iteration is complete
-                    progress = progress.after(rollout.env_steps, time.perf_counter() - began)
+                    progress = progress.after(env_steps, time.perf_counter() - began)
                     complete = _snapshot(run, progress, algorithm, env)
-                    row = {
-                        "iteration": iteration,
-                        "env_steps": progress.env_steps,
-                        "seconds": progress.seconds,
-                        **_returns(rollout),
-                        **trace.means(),
-                        **metrics,
-                    }
+                    row = {"iteration": iteration, "env_steps": progress.env_steps, "seconds": progress.seconds, **metrics}
                     log.write(row)
                     if progress.iteration % checkpoint_every == 0 or progress.iteration == config.iterations:
                         log.settle()
@@ -154,6 +142,18 @@ def meta_train(
             done = complete["progress"]["iteration"]
             raise KeyboardInterrupt(f"stopped; {done} of {config.iterations} iterations are saved in {run.out}, --resume continues there") from None
     return run.result
+
+
+def _improve(run: Run, algorithm: MetaRLAlgorithm, env: BatchedEnv, iteration: int, threads: int) -> tuple[int, dict[str, float]]:
+    """One outer step: trials in new tasks, and what the algorithm learns from them; the number of decisions, and what to log."""
+    trace = Trace(env)
+    env.set_tasks(env.task.practice(run.config.num_tasks, run.seed, iteration, algorithm.pool_tasks))
+    torch.set_num_threads(1)  # beside the physics a second thread makes small operations slower; a large update needs it
+    rollout = collect(env, algorithm.adapter(run.config.num_tasks, run.config.num_robots, training=True), explore=True, on_step=trace)
+    torch.set_num_threads(threads)
+    metrics = algorithm.meta_update(rollout)
+    _check_finite(metrics, iteration, run)
+    return rollout.env_steps, {**_returns(rollout), **trace.means(), **metrics}
 
 
 def choose_device(name: str) -> str:
