@@ -60,6 +60,10 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "num_tasks": 128, "iterations": 110, "discount": 0.98, "minibatches": 8, "epochs": 5, "initial_std": 0.35,
         "hidden_size": 64, "learning_rate": 3e-3, "max_kl": 0.05, "entropy_bonus": 0.0,
     },
+    "half_cheetah_vel_pearl": {
+        "num_tasks": 64, "iterations": 150, "discount": 0.97, "gae_lambda": 0.95, "minibatches": 4, "epochs": 5,
+        "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05, "entropy_bonus": 0.001,
+    },
     "sparse_point_varibad": {"num_tasks": 128, "iterations": 200, "minibatches": 4, "epochs": 4, "hidden_size": 64},
 }  # fmt: skip
 
