@@ -23,6 +23,7 @@ from rich.live import Live
 from rich.table import Table
 
 from metarl import meta_parameters, robots, tasks
+from metarl.report import unit_and_scale
 from metarl.robots.spec import unknown_name
 from metarl.ros_nodes.control_loop import load
 from metarl.ros_nodes.events import Event
@@ -30,6 +31,7 @@ from metarl.ros_nodes.graph import CHOICES, Arm, Domain, Graph, NodeFailed, arm
 from metarl.tasks.task import Task
 
 PATIENCE = 180.0  # s, for a whole trial
+LONGEST = 40  # blocks of a bar
 INSTALL = "ROS 2 is not installed for this Python ({}): `pip install 'metarl[ros]'` brings it on x86-64 Linux with Python 3.11 or 3.12"
 
 
@@ -95,10 +97,10 @@ def show(demo: Demo, choice: Arm, console: Console) -> dict[str, Any]:
     for line in refusals:
         console.print(line, style="yellow", markup=False, highlight=False)
     first, last = board.miss[0], board.miss[-1]
-    console.print(f"Miss: {_cm(first)} in the first {board.kind}, {_cm(last)} in the last.")
+    console.print(f"Miss: {board.far(first)} in the first {board.kind}, {board.far(last)} in the last.")
     return {
         **{f.name: getattr(choice, f.name) for f in fields(choice)}, "task_id": hidden.ids[0], "description": hidden.describe(0),
-        "miss_m": [miss if math.isfinite(miss) else None for miss in board.miss], "return": board.returns,
+        "miss": [miss if math.isfinite(miss) else None for miss in board.miss], "miss_unit": task.error_unit, "return": board.returns,
     }  # fmt: skip
 
 
@@ -106,7 +108,7 @@ class Board:
     """The table of episodes: redrawn on a terminal, line by line elsewhere.
 
     Attributes:
-        miss: m, at the end of each episode so far; NaN where the task does not say.
+        miss: in the task's unit, at the end of each episode so far; NaN where the task does not say.
         returns: of each.
         kind: what an episode is called.
     """
@@ -115,6 +117,8 @@ class Board:
         self.miss: list[float] = []
         self.returns: list[float] = []
         self.kind = "shot" if task.horizon == 1 else "episode"
+        self._unit, self._scale = unit_and_scale(task.error_unit)
+        self._block = 1  # units that a block of a bar stands for
         self._episodes, self._console, self._return = task.episodes_per_trial, console, 0.0
         self._live = Live(self._table(), console=console, refresh_per_second=4) if console.is_terminal else None
 
@@ -125,19 +129,30 @@ class Board:
             return
         self.miss.append(event.error)
         self.returns.append(self._return)
+        if len(self.miss) == 1 and math.isfinite(event.error):
+            self._block = 10 ** max(0, math.ceil(math.log10(max(self._scale * event.error / LONGEST, 1.0))))
         if self._live is not None:
             self._live.update(self._table())
-        else:
-            self._console.print(" ".join([self.kind, *self._row(len(self.miss) - 1)]), highlight=False)
+            return
+        if len(self.miss) == 1:
+            self._console.print(" ".join(self._head()), highlight=False)
+        self._console.print(" ".join([self.kind, *self._row(len(self.miss) - 1)]), highlight=False)
+
+    def far(self, error: float) -> str:
+        """A miss in words."""
+        return f"{self._scale * error:.1f} {self._unit}" if math.isfinite(error) else "unknown"
 
     def _row(self, k: int) -> list[str]:
         if k >= len(self.miss):
             return [str(k + 1), "…", "", ""]
-        bar = "█" * round(100 * self.miss[k]) if math.isfinite(self.miss[k]) else ""
-        return [str(k + 1), _cm(self.miss[k]), f"{self.returns[k]:.2f}", bar]
+        blocks = min(round(self._scale * self.miss[k] / self._block), LONGEST) if math.isfinite(self.miss[k]) else 0
+        return [str(k + 1), self.far(self.miss[k]), f"{self.returns[k]:.2f}", "█" * blocks]
+
+    def _head(self) -> tuple[str, ...]:
+        return self.kind, "miss", "return", f"(█: {self._block} {self._unit} of miss)"
 
     def _table(self) -> Table:
-        table = Table(self.kind, "miss", "return", "", caption=None if self.miss else "sim, safety, adapter and task are starting")
+        table = Table(*self._head(), caption=None if self.miss else "sim, safety, adapter and task are starting")
         for k in range(self._episodes):
             table.add_row(*self._row(k))
         return table
@@ -185,27 +200,32 @@ class Listener:
         self._context.try_shutdown()
 
 
-def _cm(metres: float) -> str:
-    return f"{100 * metres:.1f} cm" if math.isfinite(metres) else "unknown"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; the exit status."""
-    demo = tyro.cli(Demo, args=arguments, prog="python -m metarl.ros_nodes.demo")
+def ended(work: Callable[[], int]) -> int:
+    """The exit status of `work`, or of what ended it: 130 for Ctrl-C, 1 for an error that is said in one line."""
     errors = Console(stderr=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the graph is ended as well
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started this in the background, with Ctrl-C ignored
     try:
-        results = show(demo, check(demo), Console())
+        return work()
     except KeyboardInterrupt:
         errors.print("stopped")
         return 130
     except (OSError, ValueError, ModuleNotFoundError, NodeFailed, TimeoutError) as error:
         errors.print(f"error: {error}", markup=False, highlight=False)
         return 1
-    if demo.json is not None:
-        meta_parameters.write_atomically(demo.json, (json.dumps(results, indent=2) + "\n").encode())
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; the exit status."""
+    demo = tyro.cli(Demo, args=arguments, prog="python -m metarl.ros_nodes.demo")
+
+    def work() -> int:
+        results = show(demo, check(demo), Console())
+        if demo.json is not None:
+            meta_parameters.write_atomically(demo.json, (json.dumps(results, indent=2) + "\n").encode())
+        return 0
+
+    return ended(work)
 
 
 if __name__ == "__main__":

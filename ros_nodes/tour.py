@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ import tyro
 from rich.console import Console
 
 from metarl import meta_parameters, tasks
-from metarl.ros_nodes.demo import Board, Listener, needs_ros
+from metarl.ros_nodes.demo import Board, Listener, ended, needs_ros
 from metarl.ros_nodes.events import Event
-from metarl.ros_nodes.graph import Arm, Car, Choice, Domain, Graph, NodeFailed, Quadrotor, graph
+from metarl.ros_nodes.graph import Arm, Car, Choice, Domain, Graph, Quadrotor, graph
 
 PATIENCE = 300.0  # s, for a whole trial
 VEHICLES: dict[str, type[Choice]] = {"quadrotor": Quadrotor, "car": Car}
@@ -106,20 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from metarl.video import choose_backend
 
     tour = tyro.cli(Tour, args=arguments, prog="python -m metarl.ros_nodes.tour")
-    errors = Console(stderr=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the graph is ended as well
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     choose_backend()
-    try:
+
+    def work() -> int:
         needs_ros()
         results = show(tour, Console())
-    except KeyboardInterrupt:
-        errors.print("stopped")
-        return 130
-    except (OSError, ValueError, ModuleNotFoundError, NodeFailed, TimeoutError) as error:
-        errors.print(f"error: {error}", markup=False, highlight=False)
-        return 1
-    return 0 if all(not r["replay"]["difference"] for r in results.values()) else 1
+        return 0 if all(not r["replay"]["difference"] for r in results.values()) else 1
+
+    return ended(work)
 
 
 if __name__ == "__main__":

@@ -335,10 +335,10 @@ def test_demo(tmp_path, files, capsys):
     said = capsys.readouterr().out
     found = json.loads(results.read_text())
     _, error = without_ros(file, tasks.make("arm_slide"), "mujoco", 2, 5)
-    np.testing.assert_allclose(found["miss_m"], error.flatten(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found["miss"], error.flatten(), rtol=0, atol=1e-6)
     assert found["task_id"] == "arm_slide/v1:iid:0:2"
     shots = re.findall(r"shot (\d) +(\d+\.\d) cm", said)
-    assert [(int(k), float(miss)) for k, miss in shots] == [(k + 1, pytest.approx(100 * m, abs=0.051)) for k, m in enumerate(found["miss_m"])]
+    assert [(int(k), float(miss)) for k, miss in shots] == [(k + 1, pytest.approx(100 * m, abs=0.051)) for k, m in enumerate(found["miss"])]
     assert "weighs" in said  # the hidden task as a sentence
 
 
@@ -348,7 +348,24 @@ def test_the_board_of_a_task_that_does_not_say_how_far_from_done():
     board.hear(Event(1, 1, 0, 1, 0.5, False, True, float("nan"), 1))
     board.hear(Event(1, 2, 1, 0, 0.0, False, False, 0.2, 1))
     board.hear(Event(1, 3, 1, 1, 0.25, False, True, 0.03, 1))
-    assert said.getvalue().splitlines() == ["shot 1 unknown 0.50 ", "shot 2 3.0 cm 0.25 ███"]
+    assert said.getvalue().splitlines() == ["shot miss return (█: 1 cm of miss)", "shot 1 unknown 0.50 ", "shot 2 3.0 cm 0.25 ███"]
+
+
+@pytest.mark.parametrize(
+    ("task", "first", "then", "lines"),
+    [
+        ("quadrotor_track", 3.122, 0.17, ["episode miss return (█: 10 cm of miss)", "episode 1 312.2 cm 1.00 " + 31 * "█", "episode 2 17.0 cm 1.00 ██"]),
+        ("kitchen", 4.0, 0.0, ["episode miss return (█: 1 subgoals of miss)", "episode 1 4.0 subgoals 1.00 ████", "episode 2 0.0 subgoals 1.00 "]),
+        ("arm_slide", 0.1, 9.0, ["shot miss return (█: 1 cm of miss)", "shot 1 10.0 cm 1.00 " + 10 * "█", "shot 2 900.0 cm 1.00 " + 40 * "█"]),
+    ],
+)
+def test_the_boards_bars_say_what_they_stand_for_and_fit_a_line(task, first, then, lines):
+    said = io.StringIO()
+    board = demo.Board(tasks.make(task), Console(file=said, width=80))
+    for k, miss in enumerate((first, then)):
+        board.hear(Event(1, 2 * k, k, 0, 0.0, False, False, 1.0, 1))
+        board.hear(Event(1, 2 * k + 1, k, 1, 1.0, False, True, miss, 1))
+    assert said.getvalue().splitlines() == lines
 
 
 @pytest.mark.parametrize(
