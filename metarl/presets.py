@@ -75,7 +75,7 @@ for _task in ("bandit_n10_k5", "grid_navi", "arm_slide"):  # PPO as for RL²
 PRESETS["snail", "bandit_n10_k5"] = {**PRESETS["snail", "bandit_n10_k5"], "iterations": 150}
 for _task in ("grid_navi", "arm_slide", "sparse_point_varibad"):
     PRESETS["hypernetwork", _task] = _RECURRENT[_task]
-for _task in ("quadrotor_track", "car_track", "arm_reach"):
+for _task in ("quadrotor_track", "car_track", "arm_reach", "arm_slide"):
     PRESETS["rma", _task] = _RECURRENT[_task] | {"iterations": 200}
 # a step after every single shot of one robot: many tasks, a small network, and step sizes that are meta-learned
 PRESETS["maml", "arm_slide"] = {
@@ -86,12 +86,14 @@ PRESETS["maml", "point_navigation"] = PRESETS["fomaml", "point_navigation"] = {"
 PRESETS["promp", "point_navigation"] = {"iterations": 30, "learning_rate": 3e-3}
 # a sparse reward is met only by large noise
 PRESETS["promp", "sparse_point_varibad"] = {"iterations": 60, "learning_rate": 3e-3, "action_scale": 1.0}
+PRESETS["maml", "half_cheetah_vel_pearl"] = PRESETS["promp", "half_cheetah_vel_pearl"] = {"num_robots": 10, "iterations": 100, "normalise_obs": True}
 PRESETS["maml", "bandit_n10_k5"] = {
     "num_tasks": 512, "num_robots": 1, "iterations": 60, "layers": (), "credit": "returns",
     "learn_inner_lr": True, "inner_lr": 1.0, "max_kl": 0.02, "discount": 1.0,
 }  # fmt: skip
 # PPO as for RL²; the weight of KL and the encoder's rate are those of VariBAD's code
 PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
+PRESETS["varibad", "arm_slide"] = _RECURRENT["arm_slide"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
 # an encoder that learns fast moves the policy further than PPO does; weight of KL as in the code
 PRESETS["varibad", "sparse_point_varibad"] = _RECURRENT["sparse_point_varibad"] | {
     "vae_trials": 32, "num_decoded": 60, "kl_weight": 1.0, "vae_learning_rate": 1e-3, "vae_updates": 10,
