@@ -267,6 +267,11 @@ class Graph:
         """Process id of each node."""
         return {name: process.pid for name, process in self._processes.items()}
 
+    def kill(self, name: str) -> None:
+        """End a process at once, as a crash does; `start` starts it again."""
+        self._processes[name].kill()
+        self._processes[name].wait()
+
     def finished(self, name: str) -> bool:
         """Whether a node has ended by itself.
 

@@ -2,10 +2,7 @@
 # ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
 
 import itertools
-import os
-import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +10,7 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
@@ -26,6 +21,7 @@ from metarl import meta_parameters, robots, tasks
 from metarl.ros_nodes import messages, runtime
 from metarl.ros_nodes.graph import Domain, Graph, NodeSpec
 from metarl.ros_nodes.limits import Command
+from metarl.ros_nodes.operating import Operator
 
 # ROS's message packages import a parser that imports what Python has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
@@ -58,59 +54,6 @@ class StandIn(NodeSpec):
         return [sys.executable, str(HERE / "robot_stand_in.py")]
 
 
-class Operator:
-    """A node in this process: hears all statuses, asks services, sets parameters, speaks on topics."""
-
-    def __init__(self, domain, graph, nodes):
-        os.environ.update(domain.variables())
-        self.graph, self.context = graph, rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node("operator", context=self.context)
-        self.said = {name: {} for name in nodes}
-        for name in nodes:
-            self.node.create_subscription(
-                DiagnosticArray, f"{name}/status", lambda m, name=name: self.said.__setitem__(name, runtime.status_values(m)), runtime.LATCHED
-            )
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-
-    def until(self, true, what):
-        end = time.monotonic() + LONG
-        while not true():
-            assert time.monotonic() < end, f"waited {LONG} s for {what}; said last: {self.said}"
-            self.executor.spin_once(timeout_sec=0.02)
-
-    def count(self, name, key):
-        return int(self.said[name].get(key, 0))
-
-    def more(self, name, key, than=None, by=1):
-        """Wait until a count has grown."""
-        before = self.count(name, key) if than is None else than
-        self.until(lambda: self.count(name, key) >= before + by, f"{key} of {name} to grow beyond {before}")
-
-    def ask(self, kind, service, **fields):
-        client = self.node.create_client(kind, service)
-        self.until(client.service_is_ready, f"service {service}")
-        future = client.call_async(kind.Request(**fields))
-        self.until(future.done, f"an answer of {service}")
-        self.node.destroy_client(client)
-        return future.result()
-
-    def set(self, node, **values):
-        """Set parameters; why they were refused, or ""."""
-        parameters = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
-        return [r.reason for r in self.ask(SetParameters, f"{node}/set_parameters", parameters=parameters).results]
-
-    def flows(self):
-        """Commands are forwarded, and nothing is wrong."""
-        self.more("safety", "forwarded", by=30)
-
-    def close(self):
-        self.executor.shutdown()
-        self.node.destroy_node()
-        self.context.try_shutdown()
-
-
 @pytest.fixture(scope="module")
 def operator(tmp_path_factory, small_algorithm):
     """The whole graph, once for all tests of this file."""
@@ -134,7 +77,7 @@ def operator(tmp_path_factory, small_algorithm):
             NodeSpec("supervisor", "supervisor_node", {"nodes": ("robot", "safety", "adapter"), "timeout": 3.0, "patience": LONG}),
         )
         with Domain() as domain, Graph(nodes, domain) as graph:
-            operator = Operator(domain, graph, NODES)
+            operator = Operator(domain, graph, NODES, LONG)
             operator.until(lambda: operator.said["supervisor"].get("ready") == "true", "all nodes to be active")
             operator.flows()
             yield operator
@@ -156,13 +99,10 @@ def test_whoever_freezes_is_noticed_in_time_and_may_come_back(operator, name):
     """SIGSTOP: the process is there, only nothing comes. From the last sign of life to the stop, on the steady clock of the safety node."""
     operator.flows()
     stops = operator.count("safety", "stale_command") + operator.count("safety", "stale_state")
-    os.kill(operator.graph.pids()[name], signal.SIGSTOP)
-    try:
+    with operator.frozen(name):
         operator.until(lambda: operator.count("safety", "stale_command") + operator.count("safety", "stale_state") > stops, "the stop")
         operator.until(lambda: operator.said["safety"]["state"] == "holding", "the robot to be held")
         said = operator.said["safety"]
-    finally:
-        os.kill(operator.graph.pids()[name], signal.SIGCONT)
     assert in_time(said), said
     operator.flows()
 
@@ -171,9 +111,7 @@ def test_whoever_freezes_is_noticed_in_time_and_may_come_back(operator, name):
 def test_whoever_dies_is_noticed_in_time_and_can_be_started_anew_at_once(operator, name):
     operator.flows()
     stops = operator.count("safety", "stale_command") + operator.count("safety", "stale_state")
-    process = operator.graph._processes[name]
-    process.kill()
-    process.wait()
+    operator.graph.kill(name)
     operator.until(lambda: operator.count("safety", "stale_command") + operator.count("safety", "stale_state") > stops, "the stop")
     operator.until(lambda: operator.said["safety"]["state"] == "holding", "the robot to be held")
     said = operator.said["safety"]
@@ -213,7 +151,7 @@ def test_a_second_publisher_of_commands_stops_the_robot(operator):
     operator.until(lambda: operator.count("safety", "two_publishers") >= 2, "it to be stopped again, as long as there are two")
     operator.node.destroy_publisher(second)
     operator.until(lambda: len(operator.node.get_publishers_info_by_topic("adapter/command")) == 1, "one to be left")
-    time.sleep(0.5)  # until the safety node has heard of it, too
+    operator.wait(0.5)  # until the safety node has heard of it, too
     operator.until(lambda: operator.ask(Trigger, "safety/reset").success and operator.said["safety"]["state"] != "stopped", "the reset")
     operator.flows()
 
@@ -267,8 +205,7 @@ def test_pause_is_a_stop_and_startup_goes_on_from_the_measured_pose(operator):
     operator.until(lambda: operator.said["adapter"]["lifecycle"] == "inactive", "the adapter to be inactive")
     operator.until(lambda: operator.said["supervisor"]["message"] == "all nodes are inactive", "the supervisor to say so")
     forwarded = operator.count("safety", "forwarded")
-    end = time.monotonic() + 0.5
-    operator.until(lambda: time.monotonic() > end, "half a second")
+    operator.wait(0.5)
     assert operator.count("safety", "forwarded") == forwarded
     assert operator.ask(Trigger, "supervisor/startup").success
     operator.flows()
@@ -291,7 +228,7 @@ def test_each_bad_command_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     safety = NodeSpec("safety", "safety_node", {"state_timeout": 60.0, "may_jump": True}, {"command": "adapter/command"})
     with Domain() as domain, Graph((safety,), domain) as graph:
-        operator = Operator(domain, graph, ("safety",))
+        operator = Operator(domain, graph, ("safety",), LONG)
         mouth = operator.node.create_publisher(JointTrajectory, "adapter/command", runtime.COMMAND)
         robot = operator.node.create_publisher(JointState, ARM7.state_topic, runtime.COMMAND)
         operator.node.create_subscription(JointTrajectory, ARM7.command_topic, lambda m: None, runtime.COMMAND)
