@@ -49,20 +49,26 @@ def joint_and_tool_frames(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (..., J, 4, 4) of the joint frames, after each joint's rotation, and (..., 4, 4) of the tool frame.
     """
-    fixed, tool = _chain(spec, qpos.dtype, qpos.device)
-    cos, sin = qpos.cos(), qpos.sin()
-    turned = fixed.expand(*qpos.shape, 4, 4).clone()
-    turned[..., 0] = fixed[..., 0] * cos.unsqueeze(-1) + fixed[..., 1] * sin.unsqueeze(-1)
-    turned[..., 1] = fixed[..., 1] * cos.unsqueeze(-1) - fixed[..., 0] * sin.unsqueeze(-1)
-    frames = [turned[..., 0, :, :]]
-    for j in range(1, qpos.shape[-1]):
-        frames.append(frames[-1] @ turned[..., j, :, :])
+    joints, tool = _turned(spec, qpos)
+    frames = [joints[0]]
+    for joint in joints[1:]:
+        frames.append(frames[-1] @ joint)
     return torch.stack(frames, -3), frames[-1] @ tool
+
+
+def _turned(spec: ArmSpec, qpos: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """J times (..., 4, 4), each joint's frame in its parent's, and (4, 4) of the tool in the last one."""
+    fixed, tool = _chain(spec, qpos.dtype, qpos.device)
+    x, y, zw = fixed.split((1, 1, 2), -1)
+    cos, sin = qpos.cos()[..., None, None], qpos.sin()[..., None, None]
+    turned = torch.cat([x * cos + y * sin, y * cos - x * sin, zw.expand(*qpos.shape, 4, 2)], -1)
+    return turned.unbind(-3), tool
 
 
 def tool_pose(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
     """Position (..., 3) in m and rotation matrix (..., 3, 3) of the tool frame in the base frame, for qpos (..., J)."""
-    frame = joint_and_tool_frames(spec, qpos)[1]
+    joints, tool = _turned(spec, qpos)
+    frame = functools.reduce(torch.matmul, (*joints, tool))
     return frame[..., :3, 3], frame[..., :3, :3]
 
 

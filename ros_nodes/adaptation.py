@@ -9,6 +9,7 @@ learning is off until the next trial, or until somebody switches it on. Decision
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections import Counter, deque
@@ -239,13 +240,20 @@ def duplicate(adapter: Adapter) -> Adapter:
     shared: dict[int, Any] = {}
     for part in vars(adapter).values():
         if isinstance(part, MetaRLAlgorithm):
-            shared |= {id(x): x for x in (part, *vars(part).values())}
-            for network in vars(part).values():
-                if isinstance(network, nn.Module):
-                    shared |= {id(x): x for x in (*network.modules(), *network.parameters(), *network.buffers())}
+            shared |= _parts(part)
         elif isinstance(part, torch.Generator):
             shared[id(part)] = part
     return copy.deepcopy(adapter, shared)
+
+
+@functools.lru_cache(maxsize=4)
+def _parts(algorithm: MetaRLAlgorithm) -> dict[int, Any]:
+    """An algorithm and what it consists of, by identity."""
+    parts: list[Any] = [algorithm, *vars(algorithm).values()]
+    for network in vars(algorithm).values():
+        if isinstance(network, nn.Module):
+            parts += [*network.modules(), *network.parameters(), *network.buffers()]
+    return {id(part): part for part in parts}
 
 
 def apart(one: Adapter, other: Adapter) -> float:

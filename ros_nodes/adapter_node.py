@@ -35,8 +35,10 @@ from metarl.ros_nodes.rejection import Rejected, RejectedAction
 from metarl.ros_nodes.replay import circumstances
 from metarl.ros_nodes.runtime import Setting
 from metarl.ros_nodes.wires import ArmWire, wired
+from metarl.tasks.task import Readings
 
 PERIOD = 0.05  # s between two looks at who is listening, and at the age of the robot's state
+TELL_PERIOD = 0.1  # s at least between two messages on how adaptation is doing; the end of an episode is always told
 SETTINGS = (
     Setting("mode", str(Bounds.mode), choices=tuple(Mode)),
     Setting("trust_radius", Bounds.trust_radius, 1e-6, 1e6),
@@ -67,7 +69,7 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         self.bounds, self.state_timeout, self.max_step = Bounds(), 0.5, 0.05
         runtime.settings(node, SETTINGS, self._take_setting, self._fixed)
         self._loop: ControlLoop | None = None
-        self._active, self._asked = False, 0
+        self._active, self._asked, self._told = False, 0, 0.0
         self._command = node.create_publisher(self.wire.command_kind, "~/command", runtime.COMMAND)
         self._action = node.create_publisher(Float64MultiArray, "~/action", runtime.ANSWERS)
         self._used = node.create_publisher(Float64MultiArray, "~/used", runtime.HISTORY)
@@ -250,8 +252,14 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         seen = self.inbox.readings()
         executed = torch.empty(0) if event.begins or not self.loop.deciding else self._executed[1]
         excluded, self._oldest = "stale_state" if self._oldest > self.state_timeout else "", 0.0
-        self._used.publish(messages.used_message(event, self.loop.needs, seen, executed, circumstances(self.loop, excluded)))
+        given = circumstances(self.loop, excluded)
         self.safe.note(event.epoch, event.sequence)
+        try:
+            self._decide(event, seen, executed, excluded)
+        finally:  # only now, because nothing may delay a command
+            self._used.publish(messages.used_message(event, self.loop.needs, seen, executed, given))
+
+    def _decide(self, event: Event, seen: Readings, executed: torch.Tensor, excluded: str) -> None:
         if event.begins or not (self.loop.deciding or event.ends):
             self._publish(event, self.loop.begin_episode(seen))
             return
@@ -264,7 +272,8 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
             with self.status.busy("adapting"):
                 self.loop.end_episode()
         self.safe.prepare()
-        self._tell_adaptation(event)
+        if event.ends or runtime.steady_now() - self._told > TELL_PERIOD:
+            self._tell_adaptation(event)
 
     def _publish(self, event: Event, decision: Decision) -> None:
         self._asked = event.stamp
@@ -273,6 +282,7 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         self._action.publish(messages.numbers(labels, [event.epoch, event.sequence, *decision.action.tolist()]))
 
     def _tell_adaptation(self, event: Event) -> None:
+        self._told = runtime.steady_now()
         numbers = self.safe.numbers()
         self._adaptation.publish(messages.numbers(("epoch", "sequence", *numbers), [event.epoch, event.sequence, *numbers.values()]))
         told = {f"adaptation_{name}": str(count) for name, count in self.safe.counts.items() if count and name != "accepted"}

@@ -161,7 +161,7 @@ class ControlLoop:
     def _misled(self, reward: float, executed: Tensor | None) -> str:
         """Why what came of the decision says nothing about it, or ""."""
         same = EXACT if isinstance(self.task.robot, ServoSpec) else SAME  # a twist carries a vehicle's commands in other numbers
-        if executed is not None and not torch.allclose(executed, self._commanded[0], rtol=same, atol=same):
+        if executed is not None and not bool(((executed - self._commanded[0]).abs() <= same * (1.0 + self._commanded[0].abs())).all()):
             return "intervention"
         low, high = self.task.reward_range
         return "" if low - SAME * (high - low) <= reward <= high + SAME * (high - low) else "reward_range"

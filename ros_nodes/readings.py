@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl import tasks
-from metarl.robots.kinematics import jacobian
+from metarl.robots.kinematics import jacobian, tool_pose
 from metarl.robots.spec import RobotSpec, ServoSpec, VehicleSpec
 from metarl.ros_nodes.rejection import Rejected, check_names
 from metarl.tasks.task import Readings, Task
@@ -132,14 +132,16 @@ def complete(task: Task, names: tuple[str, ...], measured: Readings) -> Readings
     for name, value in measured.items():
         if tuple(value.shape) != (size(task, name),):
             raise Rejected("wrong_shape", f"reading {name} has shape {tuple(value.shape)}, expected ({size(task, name)},)")
-        if not bool(value.isfinite().all()):
-            raise Rejected("not_finite", f"reading {name} is {value.tolist()}")
+    if not bool(torch.cat(list(measured.values())).isfinite().all()):
+        name = next(name for name, value in measured.items() if not bool(value.isfinite().all()))
+        raise Rejected("not_finite", f"reading {name} is {measured[name].tolist()}")
     readings = {name: value.unsqueeze(0) for name, value in measured.items()}
-    if set(names) & set(FROM_JOINTS):
+    if "tool_linvel" in names:
         frame, jac = jacobian(task.arm, readings["qpos"])
         readings["tool_pos"] = frame[..., :3, 3]
-        if "tool_linvel" in names:
-            readings["tool_linvel"] = (jac[..., :3, :] @ readings["qvel"].unsqueeze(-1)).squeeze(-1)
+        readings["tool_linvel"] = (jac[..., :3, :] @ readings["qvel"].unsqueeze(-1)).squeeze(-1)
+    elif "tool_pos" in names:
+        readings["tool_pos"] = tool_pose(task.arm, readings["qpos"])[0]
     return readings
 
 

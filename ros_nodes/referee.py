@@ -67,10 +67,11 @@ class Referee:
             Rejected: a reading cannot be used.
         """
         assert self.event is not None, "begin_episode must come first"
-        ready = readings.complete(self.task, self.needs, measured)
         whole = self.task.decision_dt if self.task.rests else motion  # where a decision is more than its motion, the rest is waited for
         passed = (stamp - self.event.stamp) * 1e-9 - whole
-        return passed > -1e-6 and (passed >= self.task.settle_time or bool(self.task.at_rest(ready)))
+        if passed <= -1e-6 or passed >= self.task.settle_time:
+            return passed > -1e-6
+        return bool(self.task.at_rest(readings.complete(self.task, self.needs, measured)))
 
     def judge(self, action: Tensor, executed: Tensor, measured: Readings, stamp: int) -> Event:
         """The event that tells what a decision led to.

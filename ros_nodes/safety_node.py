@@ -61,7 +61,7 @@ class SafetyNode:
         self._watched = runtime.steady_now()
         self._controller = node.create_publisher(self.wire.command_kind, self.wire.command_topic, runtime.COMMAND)
         self._executed = node.create_publisher(self.wire.command_kind, "~/executed", runtime.ANSWERS)
-        self._commands = node.create_subscription(self.wire.command_kind, "command", self._on_command, runtime.COMMAND)
+        self._commands = node.create_subscription(self.wire.command_kind, "command", runtime.with_info(self._on_command), runtime.COMMAND)
         node.create_subscription(self.wire.state_kind, self.wire.state_topic, self._on_state, runtime.STREAM_IN)
         node.create_subscription(Bool, "estop", self._on_estop, runtime.LATCHED)
         node.create_service(SetBool, "~/estop", self._on_estop_asked)

@@ -124,7 +124,7 @@ class SupervisorNode:
         self._asked = step
         request = ChangeState.Request()
         request.transition.label = step.transition
-        self._clients[step.node].call_async(request).add_done_callback(partial(self._on_changed, step))
+        runtime.when_done(self._clients[step.node].call_async(request), partial(self._on_changed, step))
 
     def _on_changed(self, step: Step, future: Any) -> None:
         if self._asked != step:

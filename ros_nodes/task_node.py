@@ -98,7 +98,7 @@ class TaskNode:
             self.status.publish(f"waiting for {', '.join(missing)}" if missing else f"judging {self.task.name}", ready=not missing)
         if self.status.ready and self._episode_from is None and not self._asking:
             self._asking = True
-            self._begin.call_async(Trigger.Request()).add_done_callback(self._on_begun)
+            runtime.when_done(self._begin.call_async(Trigger.Request()), self._on_begun)
 
     def _missing(self) -> list[str]:
         """What is being waited for, in words."""
