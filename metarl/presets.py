@@ -93,7 +93,8 @@ PRESETS["maml", "bandit_n10_k5"] = {
 }  # fmt: skip
 # PPO as for RL²; the weight of KL and the encoder's rate are those of VariBAD's code
 PRESETS["varibad", "grid_navi"] = _RECURRENT["grid_navi"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
-PRESETS["varibad", "arm_slide"] = _RECURRENT["arm_slide"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3}
+# tasks differ in their dynamics: o' of a strike is its outcome
+PRESETS["varibad", "arm_slide"] = _RECURRENT["arm_slide"] | {"kl_weight": 0.01, "vae_learning_rate": 1e-3, "state_weight": 1.0}
 # an encoder that learns fast moves the policy further than PPO does; weight of KL as in the code
 PRESETS["varibad", "sparse_point_varibad"] = _RECURRENT["sparse_point_varibad"] | {
     "vae_trials": 32, "num_decoded": 60, "kl_weight": 1.0, "vae_learning_rate": 1e-3, "vae_updates": 10,
