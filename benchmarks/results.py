@@ -165,7 +165,7 @@ def main() -> None:
             plot_trainings(task, ROOT / "docs" / f"{task}_training.png")
             parts.append(trainings(task))
         (ROOT / "docs" / f"{task}.md").write_text("\n".join(parts))
-    parts = [p.read_text() for p in sorted((ROOT / "docs").glob("*.md")) if p.stem != "new_robot"]
+    parts = [p.read_text() for p in sorted((ROOT / "docs").glob("*.md")) if p.stem.startswith(tuple(tasks.names()))]
     head = "# Results\n\nInterquartile means over held-out tasks with 95 % bootstrap intervals, by number of episodes of adaptation.\n"
     head += "Made by `python benchmarks/results.py` from the files in `metarl/zoo` and `benchmarks/seeds`.\n"
     (ROOT / "RESULTS.md").write_text(head + "\n" + "\n".join(parts))
