@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import EnvSpec
+
+if TYPE_CHECKING:
+    from metarl.experience import Experience
 
 
 class Adapter(Protocol):
@@ -64,6 +67,7 @@ class MetaRLAlgorithm(ABC):
     pools_robots: ClassVar[bool] = False  # the copies of a task are one learner, which learns from all of them together
     discrete: ClassVar[bool] = False  # it can choose between discrete actions
     noise_to_adapt: ClassVar[bool] = False  # it learns from varied actions, so evaluation and robots let it explore as well
+    experience: Experience | None = None  # of one learner, that others shall begin with: see `metarl.experience`
 
     def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: Any, seed: int = 0) -> None:
         if spec.discrete and not self.discrete:

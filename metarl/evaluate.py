@@ -23,6 +23,7 @@ from torch import Tensor
 
 from metarl import algos, meta_parameters, tasks
 from metarl.algorithm import Adapter
+from metarl.experience import adapter_of
 from metarl.rollout import collect
 from metarl.statistics import Array, Estimate, interval, iqm
 from metarl.tasks.batched_env import BatchedEnv, Step
@@ -211,7 +212,7 @@ def evaluate(
             for path in paths:
                 say(f"{name} from {path}")
                 algorithm = meta_parameters.load(path)
-                runs.append(run_trials(env, batch, algorithm.adapter(num_tasks, num_robots), episodes, algorithm.noise_to_adapt, seed))
+                runs.append(run_trials(env, batch, adapter_of(algorithm, num_tasks, num_robots), episodes, algorithm.noise_to_adapt, seed))
             trials[name] = pool(runs)
     finally:
         env.close()

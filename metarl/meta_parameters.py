@@ -24,11 +24,14 @@ from torch import Tensor
 import metarl
 from metarl import algos, tasks
 from metarl.algorithm import MetaRLAlgorithm
+from metarl.experience import Experience
 from metarl.tasks.task import EnvSpec
 
 FORMAT = 1
 KEY = "metarl"  # the one entry of the metadata, so that equal contents are equal bytes
 STATE_KEY = "metarl-state"
+EXPERIENCE_KEY = "metarl-experience"
+_EXPERIENCE = "experience"  # how the names of its tensors begin
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def load(path: str | Path, device: str = "cpu") -> MetaRLAlgorithm:
     algorithm = family(task.spec, task.params, _config(family.Config, about.config, path), about.seed)
     _check_tensors(tensors, algorithm.meta_parameters(), path)
     algorithm.load_meta_parameters(tensors)
+    algorithm.experience = read_experience(path)
     return algorithm.to(device)
 
 
@@ -122,7 +126,39 @@ def read(path: str | Path) -> tuple[Metadata, dict[str, Tensor]]:
     if missing:
         raise ValueError(f"{path}: the metadata lacks {', '.join(sorted(missing))}")
     known = {f.name: data[f.name] for f in fields(Metadata)}
-    return Metadata(**{**known, "spec": EnvSpec.from_dict(data["spec"])}), tensors
+    own = {name: t for name, t in tensors.items() if not name.startswith(f"{_EXPERIENCE}/")}
+    return Metadata(**{**known, "spec": EnvSpec.from_dict(data["spec"])}), own
+
+
+def save_experience(path: str | Path, source: str | Path, experience: Experience) -> None:
+    """Write a copy of the meta-parameters file `source` with what one learner has understood beside them.
+
+    It can be used wherever a meta-parameters file can; adapters then begin with the experience.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`, of `source`.
+        OSError: the folder cannot be written.
+    """
+    _, tensors = read(source)
+    about = _read_safetensors(resolve(source))[0][KEY]
+    more: dict[str, Tensor] = {}
+    structure = _flatten(experience._asdict(), _EXPERIENCE, more)
+    data = safetensors.torch.save(_plain({**tensors, **more}), {KEY: about, EXPERIENCE_KEY: json.dumps(structure)})
+    write_atomically(Path(path), data)
+
+
+def read_experience(path: str | Path) -> Experience | None:
+    """What `save_experience` put into a file; None where there is nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    entries, tensors = _read_safetensors(resolve(path))
+    if EXPERIENCE_KEY not in entries:
+        return None
+    found = {name: t for name, t in tensors.items() if name.startswith(f"{_EXPERIENCE}/")}
+    _check_finite({name: t for name, t in found.items() if t.is_floating_point()}, str(path))
+    return Experience(**_unflatten(json.loads(entries[EXPERIENCE_KEY]), found))
 
 
 def zoo() -> list[str]:
@@ -152,7 +188,9 @@ def describe(path: str | Path) -> dict[str, Any]:
     """What a file says of itself, as plain values; the number and the size of its tensors included."""
     about, tensors = read(path)
     count = sum(t.numel() for t in tensors.values())
-    return {"file": str(path), **asdict(about), "spec": about.spec.to_dict(), "tensors": len(tensors), "numbers": count}
+    said = {"file": str(path), **asdict(about), "spec": about.spec.to_dict(), "tensors": len(tensors), "numbers": count}
+    experience = read_experience(path)
+    return said if experience is None else {**said, "experience": f"of event {experience.sequence} of trial {experience.epoch}"}
 
 
 # ---- training state ---------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from metarl import meta_parameters, tasks
+from metarl.experience import adapter_of
 from metarl.report import unit_and_scale
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv, Step
@@ -86,7 +87,7 @@ def film(
         picture = Film(env, f"{name}, {task.name}, {drawn_by}", write, size)
         assert isinstance(env.simulator, RobotSimulator)  # whatever draws, has a robot
         env.simulator.on_frame = picture.on_frame
-        collect(env, algorithm.adapter(1), episodes, algorithm.noise_to_adapt, picture.on_step)
+        collect(env, adapter_of(algorithm, 1), episodes, algorithm.noise_to_adapt, picture.on_step)
 
 
 @contextmanager

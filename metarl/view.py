@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from metarl import meta_parameters, tasks
 from metarl.algorithm import Adapter
 from metarl.evaluate import RandomAdapter
+from metarl.experience import adapter_of
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv
 from metarl.tasks.parameters import TaskBatch
@@ -83,7 +84,7 @@ def actor(env: BatchedEnv, file: str, seed: int) -> tuple[Adapter, bool]:
     algorithm = meta_parameters.load(file)
     if algorithm.spec.task != name:
         raise ValueError(f"{file} is of the task {algorithm.spec.task!r}, expected {name!r}")
-    return algorithm.adapter(env.num_tasks), algorithm.noise_to_adapt
+    return adapter_of(algorithm, env.num_tasks), algorithm.noise_to_adapt
 
 
 def film(env: BatchedEnv, adapter: Adapter, explore: bool, out: Path, episodes: int) -> None:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.algorithm import Adapter, MetaRLAlgorithm
+from metarl.experience import Experience, state_of
 from metarl.tasks.batched_env import Step
 
 WINDOW, LEAST = 20, 10  # decisions over which interventions are counted, and how many there must be before that says anything
@@ -63,6 +64,7 @@ class SafeAdapter:
         adapter: that learns; just made.
         reward_range: of the task.
         clock: in s, for the budget.
+        experience: that each trial begins with, instead of the meta-parameters' own state; to roll back is to leave it, too.
 
     Attributes:
         bounds: may be changed at any time.
@@ -71,12 +73,14 @@ class SafeAdapter:
         off: why nothing is learned any more, or "".
     """
 
-    def __init__(self, adapter: Adapter, reward_range: tuple[float, float], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, adapter: Adapter, reward_range: tuple[float, float], clock: Callable[[], float] = time.monotonic, experience: Experience | None = None
+    ) -> None:
         self.bounds, self.counts = Bounds(), Counter[str]()
         self.version, self.off = (-1, -1), ""
         self.milliseconds = self.distance = 0.0
-        self._adapter, self._range, self.clock = adapter, reward_range, clock
-        self._event = (-1, -1)
+        self._adapter, self._range, self.clock, self._experience = adapter, reward_range, clock, experience
+        self._event = self._learned = (-1, -1)  # the present one, and the latest of this trial that something was learned from
         self._spare: Adapter | None = None
         self._prior = duplicate(adapter)
         self._begin_trial()
@@ -84,11 +88,14 @@ class SafeAdapter:
     # ---- the four verbs ---------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """A new task: back to the meta-parameters, and learning is on."""
+        """A new task: back to the meta-parameters and to the experience that there may be, and learning is on."""
         self._go_back()
         self._begin_trial()
 
     def _begin_trial(self) -> None:
+        if self._experience is not None:
+            self._experience.begin(self._adapter)
+            self.version, self.distance = self._experience[:2], apart(self._adapter, self._prior)
         self.off, self._rolled_back = "", 0
         self._baseline: float | None = None
         self._collapsed = 0
@@ -158,9 +165,9 @@ class SafeAdapter:
         if on:
             self.off, self._rolled_back = "", 0
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything that the adapter keeps of its task, by name."""
-        return {name: t.detach().clone().contiguous() for name, t in _tensors(self._adapter)}
+    def experience(self) -> Experience:
+        """What is understood now."""
+        return Experience(*self.version, bool(self._rewards) and self._learns, state_of(self._adapter))
 
     def numbers(self) -> dict[str, float]:
         """How it is doing, for whoever watches."""
@@ -180,7 +187,8 @@ class SafeAdapter:
         self._spare = None
         self._adapter.reset()
         self._prior = duplicate(self._adapter)
-        self.version, self.distance = (-1, -1), 0.0
+        self.version = self._learned = (-1, -1)
+        self.distance = 0.0
 
     def _begin_episode(self) -> None:
         # an adapter counts the decisions of an episode: it takes part from the beginning or not at all
@@ -201,7 +209,7 @@ class SafeAdapter:
         if any(not bool(t.isfinite().all()) for _, t in _tensors(candidate)):
             self.roll_back("non_finite")
             return
-        if self._event < self.version:  # a trial's events come in order; whatever else comes does not take over
+        if self._event < self._learned:  # a trial's events come in order; whatever else comes does not take over
             self.counts["old_event"] += 1
             return
         distance = apart(candidate, self._prior)
@@ -209,7 +217,8 @@ class SafeAdapter:
             self.counts["trust_radius"] += 1
             self._adapter = otherwise or self._adapter
             return
-        self._adapter, self.version, self.distance = candidate, self._event, distance
+        self._adapter, self.distance = candidate, distance
+        self.version = self._learned = self._event
         self.counts["accepted"] += 1
 
     def _watch_interventions(self, intervened: bool) -> None:

@@ -9,6 +9,7 @@ may overtake it. What it may learn, and when it is rolled back, is the business 
 Subscribes `events` (from the task node), the robot's own state, `seen/...`, `executed` (what the safety node let through).
 Publishes `~/command` (JointTrajectory or TwistStamped, stamped like the event that it answers), `~/action`, `~/used` (what it decided on), `~/adaptation`
 (how it is doing), `~/status`, `~/heartbeat`. Services: `~/enable_adaptation` (SetBool), `~/reset_adaptation`, `~/save_adapted` (Trigger).
+`save_adapted` writes a meta-parameters file whose adapters begin with what was understood.
 Parameters: meta_parameters (a file, or zoo:TASK/ALGORITHM), robot (the file must be for it), and those of `wired`; adapted_folder;
 and, at any time, SETTINGS below.
 """
@@ -153,6 +154,9 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         self.loop.dry_run()
         assert isinstance(self.loop.adapter, SafeAdapter)
         self.safe = self.loop.adapter
+        if self.safe.distance > self.bounds.trust_radius:
+            beyond = f"{self.safe.distance:.3g} from its meta-parameters, the trust radius is {self.bounds.trust_radius:.3g}"
+            raise ValueError(f"what {self.file} has understood lies {beyond}")
         self.safe.bounds, self.loop.max_step = self.bounds, self.max_step
         self.order = EventOrder(join=True)
         self._events: list[Event] = []  # accepted, not yet dealt with
@@ -331,13 +335,11 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         if self._loop is None:
             response.message = "not configured"
             return response
-        epoch, sequence = self.safe.version
-        folder = Path(self.node.get_parameter("adapted_folder").value)
-        path = folder / f"{self.loop.task.name}_{max(epoch, 0)}_{max(sequence, 0)}.safetensors"
+        folder, experience = Path(self.node.get_parameter("adapted_folder").value), self.safe.experience()
+        path = folder / f"{self.loop.task.name}_{max(experience.epoch, 0)}_{max(experience.sequence, 0)}.safetensors"
         try:
-            about = {"meta_parameters": str(self.file), "task": self.loop.task.name, "robot": self.wire.robot.name, "epoch": epoch, "sequence": sequence}
-            meta_parameters.save_state(path, {**about, "adapted": self.safe.state()})
-        except OSError as error:
+            meta_parameters.save_experience(path, self.file, experience)
+        except (OSError, ValueError) as error:
             response.message = str(error)
             return response
         response.success, response.message = True, str(path.absolute())

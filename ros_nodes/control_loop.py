@@ -227,4 +227,4 @@ def load(path: str, robot: RobotSpec) -> ControlLoop:
     if spec.joint_names != robot.joint_names:
         raise ValueError(f"{path} is for the joints {', '.join(spec.joint_names)}; {robot.name} has {', '.join(robot.joint_names)}")
     task = tasks.make(spec.task)
-    return ControlLoop(task, SafeAdapter(algorithm.adapter(1), task.reward_range), algorithm.noise_to_adapt)
+    return ControlLoop(task, SafeAdapter(algorithm.adapter(1), task.reward_range, experience=algorithm.experience), algorithm.noise_to_adapt)

@@ -199,10 +199,30 @@ def test_what_was_learned_of_an_earlier_event_does_not_take_over():
     assert safe.version == (6, 0)
 
 
+def test_a_trial_begins_with_the_experience_and_a_roll_back_leaves_it():
+    old = SafeAdapter(Learner(), (0.0, 1.0))
+    episode(old, 0.5, sequence=4)
+    old.note(1, 9)
+    old.observe(step(0.25))
+    found = old.experience()
+    assert found[:3] == (1, 9, True)
+    assert found.state["number"].item() == 0.75
+    safe = SafeAdapter(Learner(at_end=0.125), (0.0, 1.0), experience=found)
+    assert (acts(safe), safe.version, safe.distance) == (0.75, (1, 9), 0.75)
+    episode(safe, 0.5, sequence=-1)  # by a clock that was set back since
+    assert acts(safe) == 1.25
+    safe.roll_back("by_hand")
+    assert (acts(safe), safe.version) == (0.0, (-1, -1))
+    safe.reset()
+    assert acts(safe) == 0.75
+    safe.bounds.mode = Mode.SHADOW
+    assert acts(safe) == 0.0  # the meta-parameters act as they are
+
+
 def test_by_hand():
     safe = SafeAdapter(Learner(), (0.0, 1.0))
     episode(safe, 0.5)
-    assert safe.state()["number"].item() == 0.5
+    assert safe.experience().state["number"].item() == 0.5
     safe.roll_back("by_hand")
     assert acts(safe) == 0.0
     assert safe.numbers()["rollbacks"] == 1.0

@@ -192,9 +192,10 @@ def test_what_was_learned_is_saved(operator):
     operator.flows()
     answer = operator.ask(Trigger, "adapter/save_adapted")
     assert answer.success
-    saved = meta_parameters.load_state(answer.message)
-    assert saved["task"] == "fast_reach"
-    assert saved["adapted"]["hidden"].shape == (1, 1, 8)
+    saved = meta_parameters.load(answer.message)
+    assert saved.spec.task == "fast_reach"
+    assert saved.experience.state["hidden"].shape == (1, 1, 8)
+    assert saved.experience.epoch > 0
 
 
 def test_pause_is_a_stop_and_startup_goes_on_from_the_measured_pose(operator):

@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
@@ -23,12 +25,14 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from metarl import meta_parameters, robots, tasks
 from metarl.evaluate import Trace
 from metarl.rollout import collect
 from metarl.ros_nodes import demo, messages, runtime
+from metarl.ros_nodes.control_loop import load
 from metarl.ros_nodes.events import Event
 from metarl.ros_nodes.graph import PARENT_VARIABLE, Arm, Domain, Graph, Kitchen, NodeFailed, NodeSpec, arm, graph
 from metarl.ros_nodes.guard import HOLD_TIME
@@ -139,6 +143,46 @@ def test_a_trial_over_dds_is_the_trial_without(domain, files, name, simulator, e
     assert [e.truncated for e in found] == ([False] * (task.horizon - 1) + [True]) * episodes
     np.testing.assert_allclose([e.reward for e in found], reward.flatten(), rtol=0, atol=tolerance)
     np.testing.assert_allclose([e.error for e in found], error.flatten(), rtol=0, atol=tolerance)
+
+
+def test_what_was_learned_is_saved_and_begun_with_after_a_restart(domain, files, tmp_path):
+    """Two shots, saved; then the whole graph anew with that file: what is believed, and so what is done, is what it was."""
+    topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "adapter/used": (Float64MultiArray, runtime.HISTORY)}
+    topics["adapter/action"] = (Float64MultiArray, runtime.ANSWERS)
+    meta = files("arm_slide")
+
+    def trial(policy, episodes):
+        """Events with what the adapter went by, its actions, and the file that it has saved."""
+        nodes = graph(Arm(policy, simulator="mujoco", index=3, episodes=episodes), observers=1)
+        nodes = [replace(n, parameters={**n.parameters, "adapted_folder": str(tmp_path)}) if n.name == "adapter" else n for n in nodes]
+        with Ear(domain, topics) as ear, Graph(tuple(nodes), domain) as running:
+            ear.until(lambda: running.finished("task"), "the trial to end")
+            ear.until(lambda: len(ear.heard["adapter/used"]) == 2 * episodes, "the adapter's last answer")
+            save = ear.node.create_client(Trigger, "adapter/save_adapted")
+            ear.until(save.service_is_ready, "the service")
+            answer = save.call_async(Trigger.Request())
+            ear.until(answer.done, "the file")
+        events = [messages.to_event(m) for m in ear.heard["task/events"]]
+        used = [messages.to_used(m) for m in ear.heard["adapter/used"]]
+        return list(zip(events, used, strict=True)), [list(m.data[2:]) for m in ear.heard["adapter/action"]], answer.result().message
+
+    before, _, file = trial(meta, 2)
+    loop = load(meta, ARM7)
+    loop.begin_trial()
+    for event, used in before:
+        if event.begins:
+            loop.begin_episode(used.seen)
+        else:
+            loop.take_result(event.reward, event.terminated, event.truncated, used.seen, used.executed)
+    believed = loop.adapter.experience().state["hidden"]
+    assert torch.equal(meta_parameters.load(file).experience.state["hidden"], believed)
+
+    after, actions, _ = trial(file, 1)
+    begun, naive = load(file, ARM7), load(meta, ARM7)
+    assert torch.equal(begun.adapter.experience().state["hidden"], believed)
+    seen = after[0][1].seen
+    assert actions == [begun.begin_episode(seen).action.tolist()]
+    assert actions != [naive.begin_episode(seen).action.tolist()]
 
 
 def test_the_chef_cooks_over_dds(domain):
