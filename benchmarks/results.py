@@ -23,7 +23,7 @@ from metarl.statistics import Estimate, interval
 ROOT = Path(__file__).parents[1]
 ZOO, SEEDS, CURVES = ROOT / "metarl" / "zoo", Path(__file__).parent / "seeds", Path(__file__).parent / "curves"
 NUM_TASKS = {"mujoco": 128, "analytic": 128, "pybullet": 64}
-MANY_TASKS = {"bandit_n10_k5": 8192}  # where a task is nearly all chance, and costs nothing
+MANY_TASKS = {"bandit_n10_k5": 8192, "bandit_n100_k5": 4096, "tabular_mdp_n10": 2048}  # where a task is nearly all chance, and costs nothing
 BY_THEMSELVES = ("metagenrl",)  # a new agent needs more than a trial: see learned_objective.py
 SPLITS = {"mujoco": ("iid", "ood_near", "ood_far"), "analytic": ("iid", "ood_near", "ood_far"), "pybullet": ("iid",)}  # those that the task has
 
@@ -57,7 +57,7 @@ def sizes(task: str, split: str, simulator: str, names: list[str]) -> tuple[int,
 
 def markdown(evaluation: Evaluation) -> str:
     """One table: return and error by number of adaptation episodes."""
-    episodes = range(evaluation.episodes)
+    episodes = shown(evaluation.episodes)
     unit, factor = ("cm", 100.0) if evaluation.error_unit == "m" else (evaluation.error_unit, 1.0)
     lines = [f"### {evaluation.task}, {evaluation.split}, {evaluation.simulator}", ""]
     lines += [
@@ -78,9 +78,14 @@ def markdown(evaluation: Evaluation) -> str:
         for label, estimates, scale, digits in rows:
             if estimates:
                 first = f"**{name}**{seeds}" if label == "return" else ""
-                lines.append(f"| {first} | {label} | " + " | ".join(_said(e, scale, digits) for e in estimates) + " |")
+                lines.append(f"| {first} | {label} | " + " | ".join(_said(estimates[k], scale, digits) for k in episodes) + " |")
     lines += ["", "Mean return of a whole trial: " + ", ".join(f"{name} {_said(_whole_trial(o), 1, 2)}" for name, o in evaluation.outcomes.items()) + "."]
     return "\n".join(lines) + "\n"
+
+
+def shown(episodes: int) -> list[int]:
+    """All episodes of a trial, or some where there are many."""
+    return list(range(episodes)) if episodes <= 20 else [k for k in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500) if k < episodes - 1] + [episodes - 1]
 
 
 def _whole_trial(outcome: Outcome) -> Estimate:
