@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -61,10 +61,9 @@ class TrainingLog:
         self._board.close()
 
     def write(self, row: Mapping[str, float]) -> None:
-        """One iteration; the first row decides the columns."""
-        if not self._columns:
-            self._columns = list(row)
-            csv.writer(self._file).writerow(self._columns)
+        """One iteration. A name that is new, as in a second phase of training, begins a column; the rows before have nothing in it."""
+        if not row.keys() <= set(self._columns):
+            self._widen(row)
         csv.DictWriter(self._file, self._columns).writerow(row)
         self._file.flush()
         for name, value in row.items():
@@ -75,6 +74,14 @@ class TrainingLog:
             done, seconds = int(row["iteration"]) + 1, row["seconds"]
             self.console.print(f"{self._label} {done}/{self._last}  {seconds:.0f} s  {_returns(row)}", highlight=False, soft_wrap=True)
         self._bar.update(self._task, completed=row["iteration"] + 1, returns=_returns(row))
+
+    def _widen(self, row: Mapping[str, float]) -> None:
+        self._file.close()
+        with open(self._path, newline="") as file:
+            before = list(csv.DictReader(file))
+        self._columns += [name for name in row if name not in self._columns]
+        write_csv(self._path, self._columns, before)
+        self._file = open(self._path, "a", newline="")  # noqa: SIM115  closed in __exit__
 
     def settle(self) -> None:
         """A checkpoint will follow: all rows must be on disk before it."""
@@ -90,11 +97,18 @@ def cut_csv(path: Path, first: int) -> list[str]:
     if first == 0 or not rows:
         path.unlink()
         return []
-    kept = [rows[0]] + [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) < first]
+    columns = rows[0]
+    write_csv(path, columns, [dict(zip(columns, row, strict=True)) for row in rows[1:] if len(row) == len(columns) and int(row[0]) < first])
+    return columns
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """All rows or none, with nothing where a row has no such column."""
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(kept)
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
-    return rows[0]
 
 
 def _returns(row: Mapping[str, float]) -> str:

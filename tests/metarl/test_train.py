@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from metarl import meta_parameters, train
+from metarl import algos, meta_parameters, train
 from metarl.algos.rl2 import RL2
 from metarl.log import CSV_NAME, TrainingLog, cut_csv
 from metarl.train import STATE_NAME, Run, choose_device, meta_train
@@ -229,24 +229,27 @@ def test_a_folder_with_a_training_is_never_overwritten_and_never_continued_with_
     assert (other / CSV_NAME).read_text() == "mine"
 
 
-KINDS = [("maml", "point_navigation"), ("rl2", "arm_slide"), ("robust", "sparse_point_varibad"), ("pearl", "sparse_point_pearl")]
+TASKS = {"rl2": "arm_slide", "robust": "sparse_point_varibad", "pearl": "sparse_point_pearl"}  # point_navigation for the others
 
 
 @pytest.mark.usefixtures("short_episodes")
-@pytest.mark.parametrize(("algorithm", "task"), KINDS)
-def test_every_kind_of_training_resumes_bit_for_bit(algorithm, task, small_config, tmp_path, monkeypatch):
-    config = small_config(algorithm, iterations=3, num_robots=1)
-    whole, run = (Run(algorithm, task, config, tmp_path / name, seed=2, command="metarl train") for name in ("whole", "run"))
+@pytest.mark.parametrize("algorithm", algos.names())
+def test_every_training_resumes_bit_for_bit(algorithm, small_config, tmp_path, monkeypatch):
+    """Stopped before its last iteration, which for RMA is the first of its second phase."""
+    config = small_config(algorithm, iterations=4, num_robots=1)
+    whole, run = (
+        Run(algorithm, TASKS.get(algorithm, "point_navigation"), config, tmp_path / name, seed=2, command="metarl train") for name in ("whole", "run")
+    )
     meta_train(whole, console=SILENT)
     collect, calls = train.collect, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return collect(*args, **kwargs)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match="stopped; 1 of 3"):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match="stopped; 3 of 4"):
         patched.setattr(train, "collect", interrupted)
         meta_train(run, console=SILENT)
     torch.manual_seed(0)
@@ -294,6 +297,15 @@ def test_csv_is_cut_back_to_the_checkpoint(tmp_path):
     assert path.read_text().splitlines() == ["iteration,loss", "0,0.5"]
     assert cut_csv(path, 0) == []
     assert not path.exists()
+
+
+def test_a_second_phase_may_log_other_numbers(tmp_path):
+    with TrainingLog(tmp_path, "training", 0, 3, SILENT) as log:
+        log.write({"iteration": 0, "seconds": 1.0, "return_episode_0": 2.0, "kl": 0.5})
+        log.write({"iteration": 1, "seconds": 2.0, "return_episode_0": 3.0, "student_loss": 0.25})
+        log.write({"iteration": 2, "seconds": 3.0, "return_episode_0": 4.0, "kl": 0.125})
+    lines = (tmp_path / CSV_NAME).read_text().splitlines()
+    assert lines == ["iteration,seconds,return_episode_0,kl,student_loss", "0,1.0,2.0,0.5,", "1,2.0,3.0,,0.25", "2,3.0,4.0,0.125,"]
 
 
 @pytest.mark.usefixtures("short_episodes")
