@@ -1,8 +1,8 @@
 """Which topic carries which readings, and how: the same list for whoever says them (sim) and whoever hears them (adapter, task).
 
 The robot's own state comes as JointState or Odometry; what has a body's name as PoseStamped and TwistStamped on `seen/BODY`, `seen/BODY_twist`;
-waypoints as Path; everything else (a map, an odometer) as labelled numbers with a stamp on `seen/NAME`. `seen` is what the robot's imperfect
-sensors make of it, `measured` is the truth, for whoever judges.
+waypoints as Path; what a lidar hears as LaserScan on `scan`; everything else (a map, an odometer) as labelled numbers with a stamp on `seen/NAME`.
+`seen` is what the robot's imperfect sensors make of it, `measured` is the truth, for whoever judges.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any
 
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from nav_msgs.msg import Odometry, Path
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import JointState, LaserScan
 from std_msgs.msg import Float64MultiArray
 
 from metarl.ros_nodes import messages, readings
 from metarl.ros_nodes.wires import VehicleWire, Wire
+from metarl.tasks.sensing import Lidar
 from metarl.tasks.task import Readings, Task
 
-POINTS = "waypoints"  # a reading that is said as Path
+POINTS, ECHOES = "waypoints", "lidar"  # readings that are said as Path and as LaserScan
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ def channels(wire: Wire, task: Task, needs: tuple[str, ...], source: str) -> tup
     for name in readings.others(needs, own):
         if name == POINTS:
             found.append(Channel(f"{source}/{name}", Path, partial(_path, name=name), partial(messages.path_readings, name=name)))
+        elif name == ECHOES and task.lidar is not None:
+            how = partial(_scan, name=name, lidar=task.lidar), partial(messages.scan_readings, name=name, lidar=task.lidar)
+            found.append(Channel("scan", LaserScan, *how))
         else:
             hear = partial(messages.stamped_readings, name=name, size=readings.size(task, name))
             found.append(Channel(f"{source}/{name}", Float64MultiArray, partial(_stamped, name=name), hear))
@@ -95,6 +99,10 @@ def _twist(found: Readings, stamp: int, body: str, frame: str) -> TwistStamped:
 
 def _path(found: Readings, stamp: int, name: str) -> Path:
     return messages.path(found[name], stamp)
+
+
+def _scan(found: Readings, stamp: int, name: str, lidar: Lidar) -> LaserScan:
+    return messages.scan(found[name], lidar, stamp)
 
 
 def _stamped(found: Readings, stamp: int, name: str) -> Float64MultiArray:

@@ -12,7 +12,7 @@ import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from nav_msgs.msg import Odometry, Path
-from sensor_msgs.msg import Imu, JointState
+from sensor_msgs.msg import Imu, JointState, LaserScan
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMsg
 from trajectory_msgs.msg import JointTrajectoryPoint
@@ -26,6 +26,7 @@ from metarl.ros_nodes.rejection import Rejected, check_names
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from metarl.tasks.sensing import Lidar
     from metarl.tasks.task import Readings
 
 __all__ = ["labelled", "to_event", "to_used"]  # from here as well
@@ -215,6 +216,34 @@ def path_readings(message: Path, name: str) -> Readings:
     """
     _check_frame(message.header.frame_id, name, BASE_FRAME)
     return _finite({name: _tensor([v for p in message.poses for v in (p.pose.position.x, p.pose.position.y)])})
+
+
+def scan(echoes: Tensor, lidar: Lidar, stamp: int) -> LaserScan:
+    """The nearest echo of each sector (1, beams) in m, told in the sector's middle; no echo is infinitely far (REP 117)."""
+    width = lidar.field / lidar.beams
+    message = LaserScan(angle_min=0.5 * (width - lidar.field), angle_max=0.5 * (lidar.field - width), angle_increment=width, range_max=lidar.range)
+    message.header.stamp, message.header.frame_id = to_time(stamp), BASE_FRAME
+    message.ranges = [echo if echo < lidar.range else float("inf") for echo in echoes[0].tolist()]
+    return message
+
+
+def scan_readings(message: LaserScan, name: str, lidar: Lidar) -> Readings:
+    """The nearest echo in each sector (beams,) in m, of a scanner with any number of rays; `lidar.range` where there is none.
+
+    Raises:
+        Rejected: wrong_frame, or wrong_shape where no ray lies in a sector.
+    """
+    _check_frame(message.header.frame_id, name, BASE_FRAME)
+    echoes = np.array(message.ranges, dtype=np.float64)
+    angle = message.angle_min + message.angle_increment * np.arange(len(echoes))
+    sector = np.floor(((angle + np.pi) % (2 * np.pi) - np.pi + 0.5 * lidar.field) * lidar.beams / lidar.field).astype(int)
+    told = (sector >= 0) & (sector < lidar.beams) & ~np.isnan(echoes)  # NaN: nothing was measured
+    if missing := sorted(set(range(lidar.beams)) - set(sector[told].tolist())):
+        raise Rejected("wrong_shape", f"{name}: {len(echoes)} rays, and none that measured anything in {len(missing)} of {lidar.beams} sectors")
+    near = np.full(lidar.beams, lidar.range)
+    seen = np.where(echoes > message.range_max, np.inf, echoes.clip(min=message.range_min))  # what is nearer than it can measure may be -inf
+    np.minimum.at(near, sector[told], seen[told])
+    return {name: _tensor(near)}
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 Subscribes to the robot's controller. Publishes the robot's own state (JointState, or Odometry and Imu); `seen/...`, what its imperfect sensors
 make of the rest; `measured/...`, the truth, for whoever judges; `shown/BODY`, where bodies are while a trajectory is on its way, for films;
-`robot_description`, latched; /clock. Offers `~/begin_episode` (Trigger), whose message is the stamp in ns from which on readings belong to the new
-episode; `~/reset` (Trigger), which begins it anew whatever has happened;
-`~/set_pause` (SetBool); `~/step` (Trigger), `steps` periods while it is paused.
+`robot_description`, latched; /clock; /tf, where tf2_msgs is installed. Offers `~/begin_episode` (Trigger), whose message is the stamp in ns from which on
+readings belong to the new episode; `~/reset` (Trigger), which begins it anew whatever has happened; `~/set_pause` (SetBool); `~/step` (Trigger), `steps`
+periods while it is paused.
 Parameters: task, simulator, split, index, seed; joint_names, command_topic, state_topic; pace; command_timeout (s); steps; and each of the task's own,
 e.g. payload, at any time, inside of its limits: the status says when it holds.
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from geometry_msgs.msg import PoseStamped
@@ -34,6 +35,7 @@ from metarl.ros_nodes import messages, readings, runtime
 from metarl.ros_nodes.channels import channels
 from metarl.ros_nodes.limits import Limits, check_form
 from metarl.ros_nodes.rejection import Rejected
+from metarl.ros_nodes.transforms import Transforms
 from metarl.ros_nodes.wires import ArmWire, VehicleWire, wired
 from metarl.ros_nodes.world import World
 from metarl.tasks.parameters import Param, TaskBatch
@@ -70,7 +72,8 @@ class SimNode:
         self._told: tuple[float, ...] = ()  # a vehicle's last command, and its stamp
         self._answered = 0
         self.status = runtime.Status(node)
-        self._publish_description(simulator)
+        self.transforms = Transforms(node)
+        self._publish_description()
         self._channels()
         node.create_subscription(self.wire.command_kind, self.wire.command_topic, self._on_command, runtime.COMMAND)
         for name, answer in (("begin_episode", self._on_begin), ("reset", self._on_reset), ("step", self._on_step)):
@@ -101,13 +104,20 @@ class SimNode:
         robot = self.wire.robot
         self._imu = (robot.prefix, node.create_publisher(Imu, robot.imu_topic, runtime.STREAM)) if isinstance(robot, VehicleSpec) else None
 
-    def _publish_description(self, simulator: str) -> None:
+    def _publish_description(self) -> None:
         text = robot_urdf(self.world.model(), self.wire.robot)
+        self._fix_frames(text)
         if isinstance(self.wire, ArmWire):
             for ours, theirs in zip(self.wire.robot.joint_names, self.wire.joint_names, strict=True):
                 text = text.replace(f'<joint name="{ours}"', f'<joint name="{theirs}"')
         self._description = self.node.create_publisher(String, "robot_description", runtime.LATCHED)
         self._description.publish(String(data=text))
+
+    def _fix_frames(self, description: str) -> None:
+        """What is called a frame in messages is a link of the description as well: of a vehicle its body, else what all hangs on."""
+        vehicle = isinstance(self.wire, VehicleWire)
+        link = self.wire.robot.name if vehicle else ElementTree.fromstring(description).find("link").get("name")  # type: ignore[union-attr]
+        self.transforms.fix(messages.BASE_FRAME if vehicle else self.wire.frame, str(link), self._stamp)
 
     def _publish(self) -> None:
         """Everything there is to sense, now."""
@@ -118,7 +128,10 @@ class SimNode:
     def _say(self, topic: str) -> None:
         channel, source, publisher = self._says[topic]
         found = self.world.seen if source == "seen" else self.world.true
-        publisher.publish(channel.say(found, self._stamp))
+        message = channel.say(found, self._stamp)
+        publisher.publish(message)
+        if source == "seen":
+            self.transforms.tell(message, topic.rpartition("/")[2])
         if self._imu is not None and topic == self.wire.state_topic:
             prefix, imu = self._imu
             imu.publish(messages.imu(found, prefix, self._stamp))
@@ -144,7 +157,9 @@ class SimNode:
             time.sleep(max(0.0, self._began + self._steps * FRAME * 1e-9 - runtime.steady_now()))
         publisher.publish(channel.say({"qpos": qpos.unsqueeze(0), "qvel": qvel.unsqueeze(0)}, self._stamp))
         for body, shown in self._shown.items():
-            shown.publish(messages.pose(self.world.moving, body, self._stamp, self.wire.frame))
+            pose = messages.pose(self.world.moving, body, self._stamp, self.wire.frame)
+            shown.publish(pose)
+            self.transforms.tell(pose, body)
         self._tell_time()
 
     # ---- what is asked for ------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from metarl.robots.kinematics import rotation_from_wxyz
 from metarl.tasks import experts, track
 from metarl.tasks.car_track import TOP_SPEED, CarTrack
 from metarl.tasks.parameters import Param
-from metarl.tasks.sensing import transmission
+from metarl.tasks.sensing import Lidar, transmission
 from metarl.tasks.task import Readings, Values
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class CarTrackObstacles(CarTrack):
     half_width = 0.7
     params = (*CarTrack.params, *(param for number in range(POSTS) for param in _post(number)))
     observed = {**CarTrack.observed, "lidar": BEAMS}
+    lidar = Lidar(BEAMS, FIELD, RANGE)
 
     def build(self) -> mujoco.MjSpec:
         import mujoco

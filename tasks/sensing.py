@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Lidar(NamedTuple):
+    """A planar scanner in the middle of its robot, as the reading `lidar` (..., beams) tells it: the nearest echo in each sector, from right to left.
+
+    Attributes:
+        beams: sectors of equal width.
+        field: rad that they cover together, straight on in the middle.
+        range: m, farthest echo; where there is none, this is told.
+    """
+
+    beams: int
+    field: float
+    range: float
 
 
 def hand_eye(pos: Tensor, yaw: Tensor, shift: Tensor, pivot: tuple[float, float, float]) -> Tensor:

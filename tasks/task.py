@@ -18,6 +18,7 @@ from metarl import robots
 from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec
 from metarl.tasks import parameters
 from metarl.tasks.parameters import SPLITS, Param, TaskBatch
+from metarl.tasks.sensing import Lidar
 
 if TYPE_CHECKING:
     import mujoco
@@ -104,6 +105,7 @@ class Task(ABC):
     decision_dt: ClassVar[float]  # s that one decision lasts
     observed: ClassVar[Mapping[str, int]]  # parts of the observation and their sizes; by default readings of that name
     sensed: ClassVar[Mapping[str, int]] = {}  # sizes of further readings that `observation` or `command` wants, where they are no body's pose or velocity
+    lidar: ClassVar[Lidar | None] = None  # behind the reading of that name
     action_names: ClassVar[tuple[str, ...]]
     discrete: ClassVar[bool] = False  # an action is a choice between `action_names`
     reward_range: ClassVar[tuple[float, float]]

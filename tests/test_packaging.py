@@ -26,7 +26,7 @@ INSTALLED_BY = {
     **dict.fromkeys(("builtin_interfaces", "lifecycle_msgs", "rcl_interfaces", "rosgraph_msgs"), "ros-rclpy"),
     **dict.fromkeys(ROS_MESSAGES, "ros-common-interfaces"),
 }
-ROS_ALONE = {"launch", "launch_ros"}  # come with an installation of ROS, which is what reads launch files
+ROS_ALONE = {"launch", "launch_ros", "tf2_msgs"}  # come with an installation of ROS, and are done without where there is none
 
 build = "from setuptools import build_meta; import sys; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 

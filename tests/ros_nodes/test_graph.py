@@ -27,7 +27,7 @@ ROSDEP_KEYS = {
 }
 ROS_PACKAGES = {
     "rclpy", "builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "lifecycle_msgs", "nav_msgs", "rcl_interfaces", "rosgraph_msgs", "sensor_msgs",
-    "std_msgs", "std_srvs", "trajectory_msgs", "launch", "launch_ros",
+    "std_msgs", "std_srvs", "tf2_msgs", "trajectory_msgs", "launch", "launch_ros",
 }  # fmt: skip
 
 

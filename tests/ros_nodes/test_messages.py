@@ -9,13 +9,14 @@ import torch
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import JointState, LaserScan
 
 from metarl import robots
 from metarl.robots.spec import JointTrajectory
 from metarl.ros_nodes import messages
 from metarl.ros_nodes.events import Event
 from metarl.ros_nodes.rejection import Rejected
+from metarl.tasks.sensing import Lidar
 
 NAMES = robots.load("arm7").joint_names
 NOW = 1_795_376_414_258_407_514  # ns, of our time: more digits than a double holds
@@ -99,6 +100,49 @@ def test_poses_in_another_frame_and_poses_that_are_no_numbers():
     message.pose.position.y = math.nan
     assert refused(messages.pose_readings, message, "cup").reason == "not_finite"
     assert refused(messages.twist_readings, TwistStamped(), "cup").reason == "wrong_frame"
+
+
+# ---- a lidar ----------------------------------------------------------------------------------------------------------------
+
+
+LIDAR = Lidar(4, 2.0, 6.0)  # sectors of half a radian, from -1 to 1
+
+
+def test_echoes_go_through_a_scan_and_back():
+    echoes = torch.tensor([[1.5, 6.0, 0.25, 5.99]])
+    message = messages.scan(echoes, LIDAR, 10**9 + 5)
+    assert (message.angle_min, message.angle_max) == pytest.approx((-0.75, 0.75))
+    assert list(message.ranges) == pytest.approx([1.5, math.inf, 0.25, 5.99])  # REP 117: nothing is infinitely far
+    assert (messages.stamp_of(message), message.header.frame_id) == (10**9 + 5, "base_link")
+    assert torch.equal(messages.scan_readings(message, "lidar", LIDAR)["lidar"], echoes[0])
+
+
+def test_a_scanner_with_more_rays_tells_the_nearest_of_each_sector():
+    """Ten rays a radian, all around; behind the robot nobody listens. NaN, too near and too far are what REP 117 says they are."""
+    angles = -3.1 + 0.1 * np.arange(63)
+    message = LaserScan(angle_min=-3.1, angle_increment=0.1, range_min=0.1, range_max=8.0)
+    message.header.frame_id = "base_link"
+    ranges = np.full(63, math.inf)
+    for angle, echo in ((-0.8, 3.0), (-0.6, 2.0), (-0.3, math.nan), (0.2, -math.inf), (0.7, 7.5), (3.0, 0.5)):
+        ranges[np.abs(angles - angle).argmin()] = echo
+    message.ranges = ranges.tolist()
+    found = messages.scan_readings(message, "lidar", LIDAR)["lidar"]
+    assert found.tolist() == pytest.approx([2.0, 6.0, 0.1, 6.0])  # 7.5 m is beyond what the task's own lidar hears
+
+
+@pytest.mark.parametrize(
+    ("frame", "ranges", "text"),
+    [
+        ("laser", [1.0] * 4, "wrong_frame: lidar"),
+        ("base_link", [1.0] * 3, "wrong_shape: lidar: 3 rays, and none that measured anything in 1 of 4 sectors"),
+        ("base_link", [1.0, math.nan, 1.0, 1.0], "wrong_shape: lidar: 4 rays, and none that measured anything in 1 of 4 sectors"),
+    ],
+)
+def test_a_scan_that_says_too_little_is_refused(frame, ranges, text):
+    message = messages.scan(torch.full((1, 4), 6.0), LIDAR, 1)
+    message.header.frame_id, message.ranges = frame, ranges
+    with pytest.raises(Rejected, match=text):
+        messages.scan_readings(message, "lidar", LIDAR)
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------------------

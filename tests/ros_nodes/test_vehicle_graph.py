@@ -14,6 +14,7 @@ rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
 from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import LaserScan
 from std_msgs.msg import Float64MultiArray
 
 from metarl import meta_parameters, tasks
@@ -66,13 +67,18 @@ class Ear:
 EVENTS = {"task/events": (Float64MultiArray, runtime.HISTORY)}
 
 
-def test_a_flight_in_lockstep_is_the_flight_without_ros(tmp_path, small_algorithm):
-    task, file = tasks.make("quadrotor_track"), tmp_path / "quadrotor.safetensors"
-    meta_parameters.save(file, small_algorithm("rl2", "quadrotor_track"), "rl2", 0)
-    choice = Quadrotor(str(file), pace="lockstep", index=3, episodes=1)
-    with Domain() as domain, Ear(domain, EVENTS) as ear, Graph(graph(choice, observers=1), domain) as running:
+@pytest.mark.parametrize(("kind", "name"), [(Quadrotor, "quadrotor_track"), (Car, "car_track_obstacles")])
+def test_a_trial_in_lockstep_is_the_trial_without_ros(tmp_path, small_algorithm, kind, name):
+    """A car among posts hears them on `scan`, as a real lidar's driver says it."""
+    task, file = tasks.make(name), tmp_path / "policy.safetensors"
+    meta_parameters.save(file, small_algorithm("rl2", name), "rl2", 0)
+    choice = kind(str(file), name, pace="lockstep", index=3, episodes=1)
+    topics = {**EVENTS, "scan": (LaserScan, runtime.STREAM_IN)}
+    with Domain() as domain, Ear(domain, topics) as ear, Graph(graph(choice, observers=1), domain) as running:
         ear.until(lambda: running.finished("task"), "the trial to end")
         ear.until(lambda: messages.to_event(ear.heard["task/events"][-1]).ends, "the last event")
+    if task.lidar is not None:
+        assert {len(m.ranges) for m in ear.heard["scan"]} == {task.lidar.beams}
     found = [e for e in map(messages.to_event, ear.heard["task/events"]) if not e.begins]
     algorithm, env = meta_parameters.load(file), BatchedEnv(task, 1, 1, "mujoco", 1, seed=0)
     env.set_tasks(task.sample(1, "iid", start=3))

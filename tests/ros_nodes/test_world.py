@@ -15,7 +15,7 @@ from metarl.ros_nodes.wires import wire
 from metarl.ros_nodes.world import World
 from metarl.tasks.batched_env import BatchedEnv
 
-PERIOD = {"car_track": 0.04, "quadrotor_track": 0.02}
+PERIOD = {"car_track": 0.04, "car_track_obstacles": 0.04, "quadrotor_track": 0.02}
 HORIZON = 25
 
 
