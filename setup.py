@@ -34,6 +34,7 @@ setup(
         "sim": ["pybullet>=3.2.7", "dm_control>=1.0.50", "dm-env>=1.6"],
         # real ROS 2 Jazzy without an installation of ROS; wheels for x86-64 Linux, Python 3.11 and 3.12
         "ros": ["ros-rclpy[fastrtps]==7.1.6; python_version < '3.13'", "ros-common-interfaces==5.3.6; python_version < '3.13'", "rosbags>=0.11,<0.12"],
+        "test": ["pytest>=8"],  # without an extra of this name `colcon test` runs nothing, and says OK
         "dev": ["colcon-common-extensions>=0.3", "hypothesis>=6", "mypy>=1.10", "pytest>=8", "pytest-xdist>=3", "ruff>=0.12", "setuptools>=77"],
     },
     packages=find_packages(include=["metarl", "metarl.*"]),  # robots/, tasks/ and ros_nodes/ are linked into metarl/

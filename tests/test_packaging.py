@@ -146,7 +146,7 @@ def test_editable_install_runs_the_files_of_the_source(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [(), ("--symlink-install",)], ids=["copied", "linked"])
-def test_colcon_builds_a_workspace_whose_nodes_ros_finds(mode, tmp_path):
+def test_colcon_builds_and_tests_a_workspace_whose_nodes_ros_finds(mode, tmp_path):
     shutil.copytree(ROOT, tmp_path / "src/metarl", symlinks=True, ignore=LEFT_OUT)
     run(sys.executable, "-m", "colcon", "--log-base", "log", "build", *mode, cwd=tmp_path)
     prefix = tmp_path / "install/metarl"
@@ -157,6 +157,10 @@ def test_colcon_builds_a_workspace_whose_nodes_ros_finds(mode, tmp_path):
     assert ament_prefix.rstrip(":") == str(prefix)
     assert file.startswith(str(tmp_path))
     assert found == "True"
+    few = ("--pytest-args", "tests/robots/test_spec.py")
+    run(sys.executable, "-m", "colcon", "--log-base", "log", "test", *few, cwd=tmp_path)
+    result = run(sys.executable, "-m", "colcon", "--log-base", "log", "test-result", "--all", cwd=tmp_path)
+    assert re.search(r"metarl/pytest.xml: [1-9]\d* tests, 0 errors, 0 failures, 0 skipped", result), result
 
 
 def test_folders_of_ones_own_called_tasks_and_robots_do_not_collide(tmp_path):
