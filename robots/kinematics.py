@@ -10,18 +10,20 @@ import functools
 import torch
 from torch import Tensor
 
-from metarl.robots.spec import ArmSpec
+from metarl.robots.spec import ArmSpec, constant
+
+# Entry by entry of a rotation matrix, row by row: base + scale (q_a q_b + sign q_c q_d)
+_A, _B = (2, 1, 1, 1, 1, 2, 1, 2, 1), (2, 2, 3, 2, 1, 3, 3, 3, 1)
+_C, _D = (3, 0, 0, 0, 3, 0, 0, 0, 2), (3, 3, 2, 3, 3, 1, 2, 1, 2)
+_SIGN = (1.0, -1.0, 1.0, 1.0, 1.0, -1.0, -1.0, 1.0, 1.0)
+_BASE, _SCALE = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0), (-2.0, 2.0, 2.0, 2.0, -2.0, 2.0, 2.0, 2.0, -2.0)
 
 
 def rotation_from_wxyz(quat: Tensor) -> Tensor:
     """Rotation matrices (..., 3, 3) of unit quaternions (..., 4), w first."""
-    w, x, y, z = quat.unbind(-1)
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    a, b, c, d = (quat.index_select(-1, constant(part, torch.long, quat.device)) for part in (_A, _B, _C, _D))  # few large products: quicker than many small
+    sign, base, scale = (constant(part, quat.dtype, quat.device) for part in (_SIGN, _BASE, _SCALE))
+    return torch.addcmul(base, scale, torch.addcmul(a * b, sign, c * d)).unflatten(-1, (3, 3))
 
 
 @functools.lru_cache

@@ -20,6 +20,7 @@ Vec = tuple[float, ...]
 WXYZ = tuple[float, float, float, float]
 Twist = tuple[float, float, float, float, float, float]
 """Linear x, y, z in m/s (or what a robot's file says) and angular x, y, z in rad/s, in the body's own frame."""
+NAMED = 12  # names that an error lists at the most
 
 
 class Controls(NamedTuple):
@@ -211,8 +212,9 @@ def interpolate(trajectory: JointTrajectory, start_qpos: Tensor, substeps: int) 
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that does not exist, listing the near ones first."""
+    """The error for a name that does not exist: the near ones first, then what is known, of long lists the beginning."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return ValueError(f"no {kind} is called {name!r}: {hint}known are {', '.join(known)}")
+    more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+    return ValueError(f"no {kind} is called {name!r}: {hint}known are {', '.join(known[:NAMED])}{more}")

@@ -135,22 +135,24 @@ class BatchedEnv:
         given = self._checked(action)
         clipped = one_hot(given.argmax(-1), self.spec.action_size).float() if self.spec.discrete else given.clamp(-1.0, 1.0)
         before, before_obs, valid = self.readings, self.obs, self.active
+        held = None if bool(valid.all()) else ~valid
         self.simulator.push(self.task.forces(before, self.values))
         measured = self.simulator.step(self._command(clipped), valid)
         self.memory = self.task.remember(before, clipped, {**measured, **self.goals}, self.values, self.rng)
         self.simulator.show(self.memory)
-        self._take(measured, clipped, held=None if bool(valid.all()) else ~valid)
-        reward = self.task.reward(before, clipped, self.readings)
+        self._take(measured, clipped, held)
+        reward, terminated = self.task.reward(before, clipped, self.readings), self.task.terminated(self.readings)
         self._check_shape("reward", reward, (self.num_sims,))
-        terminated = self.task.terminated(self.readings)
         self._check_shape("terminated", terminated, (self.num_sims,))
-        terminated = terminated & valid
         self.elapsed += 1
-        truncated = valid & ~terminated if self.elapsed >= self.task.horizon else torch.zeros_like(valid)
         if not math.isfinite(float(reward.sum() + self.obs.sum())):  # quicker than looking at each number
             self._check_finite(reward)
-        self.active, self.stepped = valid & ~terminated & ~truncated, valid
-        parts = (before_obs, given, torch.where(valid, reward, 0.0), self.obs, terminated, truncated, valid)
+        if held is not None:
+            reward, terminated = reward.masked_fill(held, 0.0), terminated & valid
+        running, none = valid & ~terminated, torch.zeros_like(valid)
+        truncated, self.active = (running, none) if self.elapsed >= self.task.horizon else (none, running)
+        self.stepped = valid
+        parts = (before_obs, given, reward, self.obs, terminated, truncated, valid)
         return Step(*(self._shaped(p) for p in parts))
 
     def training_reward(self) -> Tensor:
@@ -227,7 +229,8 @@ class BatchedEnv:
             raise ValueError(f"{type(self.task).__name__}.{name} gave shape {tuple(found.shape)}, expected {expected} for {self.num_sims} simulations")
 
     def _shaped(self, flat: Tensor) -> Tensor:
-        return flat.view(self.num_tasks, self.num_robots, *flat.shape[1:]).to(self.device)
+        shaped = flat.view(self.num_tasks, self.num_robots, *flat.shape[1:])
+        return shaped if self.device.type == "cpu" else shaped.to(self.device)
 
     def _check_finite(self, reward: Tensor) -> None:
         bad = ~(reward.isfinite() & self.obs.isfinite().all(-1))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metarl.robots.spec import constant
+
 WAVES = (2.0, 3.0, 4.0)
 
 
@@ -17,38 +19,49 @@ def shape(radius: Tensor, amplitudes: Tensor, phases: Tensor) -> Tensor:
     return torch.cat([radius.unsqueeze(-1), amplitudes, phases], -1)
 
 
-def _polar(track: Tensor, angle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """r, r' and r'' (...) in m at angles (...), which may have one axis more than the tracks (..., 7)."""
+def _waves(track: Tensor, angle: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Radius (...), wave numbers (3,), amplitudes and turns (..., 3) at angles (...), which may have one axis more than the tracks (..., 7)."""
     if angle.ndim == track.ndim:
         track = track.unsqueeze(-2)
-    waves = angle.new_tensor(WAVES)
-    radius, amplitude, phase = track[..., 0], track[..., 1:4], track[..., 4:7]
-    turn = angle.unsqueeze(-1) * waves - phase
-    wave, slope = amplitude * turn.cos(), -amplitude * waves * turn.sin()
-    return radius * (1 + wave.sum(-1)), radius * slope.sum(-1), -radius * (wave * waves**2).sum(-1)
+    waves = constant(WAVES, angle.dtype, angle.device)
+    return track[..., 0], waves, track[..., 1:4], angle.unsqueeze(-1) * waves - track[..., 4:7]
+
+
+def _distance(track: Tensor, angle: Tensor) -> Tensor:
+    """Distance r (...) in m from the origin at angles (...)."""
+    radius, _, amplitude, turn = _waves(track, angle)
+    return radius * (1 + (amplitude * turn.cos()).sum(-1))
+
+
+def _polar(track: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and its slope by the angle (...) in m/rad."""
+    radius, waves, amplitude, turn = _waves(track, angle)
+    return radius * (1 + (amplitude * turn.cos()).sum(-1)), radius * (-amplitude * waves * turn.sin()).sum(-1)
 
 
 def position(track: Tensor, angle: Tensor) -> Tensor:
     """(..., 2) m, points of the centre line at angles (...) or (..., W) in rad."""
-    r = _polar(track, angle)[0]
+    r = _distance(track, angle)
     return torch.stack([r * angle.cos(), r * angle.sin()], -1)
 
 
 def direction(track: Tensor, angle: Tensor) -> Tensor:
     """(...) rad, of the way along the centre line at angles (...) in rad."""
-    r, slope, _ = _polar(track, angle)
+    r, slope = _polar(track, angle)
     return angle + torch.atan2(r, slope)
 
 
 def metres_per_radian(track: Tensor, angle: Tensor) -> Tensor:
     """(...) m/rad, length of the centre line by angle."""
-    r, slope, _ = _polar(track, angle)
+    r, slope = _polar(track, angle)
     return torch.sqrt(r**2 + slope**2)
 
 
 def curvature(track: Tensor, angle: Tensor) -> Tensor:
     """(...) 1/m, positive where the track turns left."""
-    r, slope, bend = _polar(track, angle)
+    r, slope = _polar(track, angle)
+    radius, waves, amplitude, turn = _waves(track, angle)
+    bend = -radius * (amplitude * turn.cos() * waves**2).sum(-1)
     return (r**2 + 2 * slope**2 - r * bend) / (r**2 + slope**2) ** 1.5
 
 
@@ -60,7 +73,7 @@ def angle_of(pos: Tensor) -> Tensor:
 def offset(track: Tensor, pos: Tensor) -> Tensor:
     """(...) m from the centre line, positive to the left of the way, at positions (..., 2 or more) near the track."""
     angle = angle_of(pos)
-    r, slope, _ = _polar(track, angle)
+    r, slope = _polar(track, angle)
     return (r - pos[..., :2].norm(dim=-1)) * r / torch.sqrt(r**2 + slope**2)
 
 

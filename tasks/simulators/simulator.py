@@ -86,7 +86,7 @@ class RobotSimulator(Simulator):
         if isinstance(self.robot, ServoSpec):
             self.damping_ratio = torch.tensor(self.robot.kd) / torch.tensor(self.robot.kp)
             self._actuators, self._gripper = (
-                np.array([model.actuator(n).id for n in names], int) for names in (self.robot.joint_names, self.robot.gripper_joint_names)
+                torch.tensor([model.actuator(n).id for n in names], dtype=torch.long) for names in (self.robot.joint_names, self.robot.gripper_joint_names)
             )
 
     def place(self, name: str) -> tuple[str, NDArray[np.int_]]:
@@ -114,9 +114,7 @@ class RobotSimulator(Simulator):
 
     def ctrl_of(self, targets: Tensor) -> Tensor:
         """Commands (..., U) of all actuators, from those (..., J) of the robot's position loops; a gripper keeps its width."""
-        ctrl = targets.new_zeros(*targets.shape[:-1], self.model.nu)
-        ctrl[..., self._actuators] = targets
-        return ctrl
+        return targets.new_zeros(*targets.shape[:-1], self.model.nu).index_copy_(-1, self._actuators, targets)
 
     def first_ctrl(self, start: Readings) -> Tensor:
         """(N, U) what the actuators get until the first command."""

@@ -57,3 +57,9 @@ def test_position_range_follows_dtype_and_device_of_its_argument(name):
 def test_unknown_names_list_the_near_ones_first():
     assert str(unknown_name("robot", "arm8", ["drone", "arm7"])) == "no robot is called 'arm8': did you mean arm7? known are drone, arm7"
     assert str(unknown_name("robot", "xyz", ["car"])) == "no robot is called 'xyz': known are car"
+
+
+def test_a_long_list_of_names_is_cut():
+    known = [f"x{number}" for number in range(43)]
+    assert str(unknown_name("task", "abc", known)) == f"no task is called 'abc': known are {', '.join(known[:12])} and 31 more"
+    assert str(unknown_name("task", "abc", known[:12])) == f"no task is called 'abc': known are {', '.join(known[:12])}"
