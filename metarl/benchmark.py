@@ -11,8 +11,7 @@ import os
 import platform
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,145 +20,23 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from metarl import algos, tasks
+from metarl import algos, env_figures, tasks
 from metarl.algos.metagenrl import MetaGenRL
 from metarl.algos.pearl import PEARL
-from metarl.measuring import Figure, Still, bare_physics, in_turns, median_ratio, replayed_physics, torch_threads
+from metarl.measuring import Figure, bare_physics, in_turns, median_ratio, torch_threads
 from metarl.presets import config_for
 from metarl.robots.spec import unknown_name
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv
-from metarl.tasks.simulators.mujoco import compile_scene
-from metarl.tasks.task import Task
 
 TASK, ALGORITHM = "arm_reach", "rl2"
 MAML_TASK = "point_navigation"
 PEARL_TASK = "half_cheetah_vel_pearl"
 PEARL_SIZES: dict[str, Any] = {"meta_batch": 16, "batch_size": 256, "context_size": 100, "layers": (300, 300, 300), "encoder_layers": (200, 200, 200)}
-NUM_SIMS, NUM_THREADS = 256, 2
-ASYNC_WORKERS = 8
-MIN_DOFS = 7  # of a model below which physics is too cheap for a figure against it
+NUM_THREADS = 2
 
 
-# ---- benchmarks -------------------------------------------------------------------------------------------------------------
-
-
-def env_against_physics() -> list[Figure]:
-    """BatchedEnv with observation, command, reward and resets, against Batch.step alone."""
-    ratio, rate = _against_physics(tasks.make(TASK), tasks.make(TASK).horizon, rounds=9)
-    return [Figure(f"BatchedEnv of {TASK} against bare Batch.step", ratio, goal=">= 0.8"), Figure(f"BatchedEnv of {TASK}", rate, "decisions/s")]
-
-
-def every_env_against_physics() -> list[Figure]:
-    """The same for every task in MuJoCo of at least 7 degrees of freedom, in a part of an episode."""
-    figures = []
-    for name in tasks.names():
-        task = tasks.make(name)
-        if "mujoco" not in task.simulators or task.horizon == 1 or compile_scene(task).nv < MIN_DOFS:
-            continue
-        ratio, _ = _against_physics(task, min(task.horizon, 50), rounds=5)
-        figures.append(Figure(f"BatchedEnv of {name} against bare Batch.step", ratio, goal=">= 0.8"))
-    return figures
-
-
-def _against_physics(task: Task, decisions: int, rounds: int) -> tuple[float, float]:
-    """Speed as a part of bare physics that does the same, and decisions per second."""
-    with torch_threads(1):
-        env = BatchedEnv(task, NUM_SIMS, num_threads=NUM_THREADS)
-        env.set_tasks(task.practice(NUM_SIMS, 0, 0))
-        action = Still(env).act(torch.empty(0))
-
-        def episode() -> None:
-            env.rng.manual_seed(0)
-            env.reset()
-            for _ in range(decisions):
-                env.step(action)
-
-        seconds = in_turns({"env": episode, "bare": replayed_physics(env, episode)}, rounds)
-        env.close()
-    return median_ratio(seconds["bare"], seconds["env"]), NUM_SIMS * decisions / statistics.median(seconds["env"])
-
-
-def env_against_gymnasiums_half_cheetah() -> list[Figure]:
-    """half_cheetah_vel against the fastest way to step Gymnasium's own HalfCheetah-v5: one by one, or in as many processes as it likes best."""
-    import gymnasium
-
-    task = tasks.make("half_cheetah_vel")
-    ways = {
-        "one by one": (gymnasium.vector.SyncVectorEnv, ASYNC_WORKERS),
-        **{f"{n} processes": (gymnasium.vector.AsyncVectorEnv, n) for n in (NUM_THREADS, ASYNC_WORKERS)},
-    }
-    action = np.random.default_rng(0).uniform(-1, 1, (ASYNC_WORKERS, task.spec.action_size))
-    with torch_threads(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MuJoCo's, of Gymnasium's model
-        env = BatchedEnv(task, NUM_SIMS, num_threads=NUM_THREADS)
-        env.set_tasks(task.sample(NUM_SIMS))
-        theirs = {name: kind([lambda: gymnasium.make("HalfCheetah-v5") for _ in range(number)]) for name, (kind, number) in ways.items()}
-        for workers in theirs.values():
-            workers.reset(seed=0)
-
-        def step_theirs(workers: Any) -> None:
-            for _ in range(50):
-                workers.step(action[: workers.num_envs])
-
-        pieces = {name: lambda workers=workers: step_theirs(workers) for name, workers in theirs.items()}
-        seconds = in_turns({"env": lambda: _episode(env), **pieces}, rounds=5)
-        env.close()
-        for workers in theirs.values():
-            workers.close()
-    decisions = {"env": NUM_SIMS * task.horizon, **{name: workers.num_envs * 50 for name, workers in theirs.items()}}
-    each = {name: [s / decisions[name] for s in found] for name, found in seconds.items()}
-    fastest = min(theirs, key=lambda name: statistics.median(each[name]))
-    name = f"BatchedEnv of half_cheetah_vel against HalfCheetah-v5, {fastest}"
-    return [Figure(name, median_ratio(each[fastest], each["env"]), goal=">= 2.5")]
-
-
-def _episode(env: BatchedEnv) -> None:
-    """One episode of random actions."""
-    action = Still(env).act(torch.empty(0))
-    env.reset()
-    for _ in range(env.spec.horizon):
-        env.step(action)
-
-
-def env_against_async_vector_env() -> list[Figure]:
-    """BatchedEnv against gymnasium's processes with one environment each."""
-    import gymnasium
-
-    from metarl.tasks.gymnasium import env_id
-
-    task = tasks.make(TASK)
-    name = env_id(task)
-    with torch_threads(1):
-        workers = gymnasium.vector.AsyncVectorEnv([lambda: gymnasium.make(name) for _ in range(ASYNC_WORKERS)])
-        env = BatchedEnv(task, NUM_SIMS, num_threads=NUM_THREADS)
-        env.set_tasks(task.sample(NUM_SIMS))
-        still = Still(env)
-        action = np.asarray(still._action[:ASYNC_WORKERS, 0])
-
-        def one_episode() -> None:
-            workers.reset(seed=0)
-            for _ in range(task.horizon):
-                workers.step(action)
-
-        seconds = in_turns({"env": lambda: collect(env, still, 1), "workers": one_episode}, rounds=5)
-        env.close()
-        workers.close()
-    ratio = median_ratio(seconds["workers"], seconds["env"]) * NUM_SIMS / ASYNC_WORKERS
-    return [Figure(f"BatchedEnv of {TASK} against AsyncVectorEnv with {ASYNC_WORKERS} workers", ratio, goal=">= 5")]
-
-
-def new_tasks_against_a_trial() -> list[Figure]:
-    """Drawing and setting tasks, against the trial in them."""
-    task = tasks.make(TASK)
-    with torch_threads(1):
-        env = BatchedEnv(task, NUM_SIMS, num_threads=NUM_THREADS)
-        still = Still(env)
-        pieces = {"tasks": lambda: env.set_tasks(task.sample(NUM_SIMS)), "trial": lambda: collect(env, still, 3)}
-        seconds = in_turns(pieces, rounds=5)
-        env.close()
-    ratio = median_ratio(seconds["tasks"], seconds["trial"])
-    return [Figure(f"drawing and setting {NUM_SIMS} tasks of {TASK}, part of a trial of 3 episodes", ratio, goal="<= 0.05")]
+# ---- algorithms -------------------------------------------------------------------------------------------------------------
 
 
 def iteration_against_physics() -> list[Figure]:
@@ -344,11 +221,13 @@ def metagenrl_against_bare_passes() -> list[Figure]:
 
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
-    "physics": env_against_physics,
-    "suite": every_env_against_physics,
-    "gymnasium": env_against_gymnasiums_half_cheetah,
-    "vector": env_against_async_vector_env,
-    "tasks": new_tasks_against_a_trial,
+    "physics": env_figures.env_against_physics,
+    "suite": env_figures.every_env_against_physics,
+    "vector": env_figures.every_env_against_async_vector_env,
+    "gymnasium": env_figures.env_against_gymnasiums_half_cheetah,
+    "pybullet": env_figures.processes_of_pybullet,
+    "memory": env_figures.memory_of_kitchens,
+    "tasks": env_figures.new_tasks_against_a_trial,
     "iteration": iteration_against_physics,
     "latency": latency,
     "maml": maml_against_bare_passes,
@@ -366,20 +245,44 @@ def run_benchmarks(names: Sequence[str], console: Console) -> dict[str, Any]:
     for name in names:
         if name not in BENCHMARKS:
             raise unknown_name("benchmark", name, BENCHMARKS)
-    figures: list[Figure] = []
-    for name in names or BENCHMARKS:
-        with console.status(f"{name}: {(BENCHMARKS[name].__doc__ or '').splitlines()[0]}"):
-            figures += BENCHMARKS[name]()
-    table = Table("", "measured", "goal", "")
-    for figure in figures:
-        mark = {True: "reached", False: "missed", None: ""}[figure.reached]
-        table.add_row(figure.name, f"{figure.value:.3g} {figure.unit}", figure.goal, mark)
-    console.print(table)
     machine = {
         "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        "load": os.getloadavg()[0],  # of others: before the first piece
         "machine": platform.machine(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    return {"machine": machine, "figures": [asdict(f) for f in figures]}
+    table, figures = Table("", "measured", "goal", ""), []
+    for name in names or BENCHMARKS:
+        with console.status(f"{name}: {_about(name)}"):
+            found = BENCHMARKS[name]()
+        for figure in found:
+            table.add_row(*_row(figure))
+        figures += [{"benchmark": name, **asdict(figure)} for figure in found]
+    console.print(table)
+    return {"machine": machine, "figures": figures}
+
+
+def as_markdown(measured: Mapping[str, Any]) -> str:
+    """What `run_benchmarks` returned, as a page: a table for each benchmark."""
+    machine, by_name = measured["machine"], itertools.groupby(measured["figures"], key=lambda figure: figure["benchmark"])
+    parts = [
+        "# Speed",
+        "Made by `metarl benchmark --markdown docs/speed.md`. A ratio is the median of rounds in which the compared pieces take turns in one process, with"
+        f" {env_figures.NUM_SIMS} simulations on {env_figures.NUM_THREADS} threads. Measured on {machine['cores']} cores ({machine['machine']}) that are shared"
+        f" with other work, which kept {machine['load']:.1f} of them busy when it began; Python {machine['python']}, torch {machine['torch']}.",
+    ]
+    for name, figures in by_name:
+        rows = [_row(Figure(**{key: value for key, value in figure.items() if key != "benchmark"})) for figure in figures]
+        lines = ["| | measured | goal | |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+        parts += [f"## {name}", _about(name), "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(name: str) -> str:
+    return (BENCHMARKS[name].__doc__ or "").splitlines()[0]
+
+
+def _row(figure: Figure) -> tuple[str, str, str, str]:
+    mark = {True: "reached", False: "missed", None: ""}[figure.reached]
+    return figure.name, f"{figure.value:.3g} {figure.unit}".strip(), figure.goal, mark

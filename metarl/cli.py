@@ -212,7 +212,8 @@ class View(Command):
 
     Where there is a screen, one task is shown live in MuJoCo's window; elsewhere, or with --out, a film (MP4) or a picture (PNG) is made.
 
-    Examples: `metarl view arm_slide`, `metarl view arm_reach --split ood_far --out reach.png`, `metarl view --out all.png`
+    Examples: `metarl view arm_slide`, `metarl view arm_reach --split ood_far --out reach.png`,
+    `metarl view arm_slide --values mass 0.3 shape cylinder`, `metarl view --out all.png`
     """
 
     task: Annotated[Positional[str], arg(metavar="TASK")] = ""
@@ -225,6 +226,8 @@ class View(Command):
     """Number of the first task in its split."""
     num_tasks: int = 4
     """How many."""
+    values: Annotated[dict[str, str], arg(metavar="NAME VALUE ...")] = field(default_factory=dict)
+    """Show one task with these values of its parameters instead, and nominal ones of the others."""
     simulator: str = ""
     """mujoco or pybullet; by default the first one of the task."""
     file: str = "auto"
@@ -253,7 +256,8 @@ class View(Command):
             with console.status("drawing") as status:
                 view.contact_sheet(tasks.names(), out, status.update)
         else:
-            batch = task.sample(1 if shows_live else self.num_tasks, self.split, self.seed, self.index)
+            number = 1 if shows_live else self.num_tasks
+            batch = task.custom([self.values]) if self.values else task.sample(number, self.split, self.seed, self.index)
             with console.status(f"drawing {self.task}"):
                 view.show(task, batch, out, self.simulator, self.file, self.episodes, self.seed, shows_live, console.print)
         if not shows_live:
@@ -268,12 +272,17 @@ class Benchmark(Command):
     """Which ones; by default all."""
     json: OptionalFile = None
     """Write all figures into this file."""
+    markdown: OptionalFile = None
+    """Write them into this file as a page with tables."""
 
     def run(self, line: str) -> None:
-        from metarl.benchmark import run_benchmarks
+        from metarl.benchmark import as_markdown, run_benchmarks
 
-        check_writable(self.json)
-        write_json(self.json, run_benchmarks(self.names, plain_console()))
+        for path in (self.json, self.markdown):
+            check_writable(path)
+        measured = run_benchmarks(self.names, plain_console())
+        write_json(self.json, measured)
+        write_text(self.markdown, as_markdown(measured))
 
 
 def plain_console() -> Console:

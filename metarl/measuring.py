@@ -109,7 +109,7 @@ def bare_physics(env: BatchedEnv, num_threads: int) -> Callable[[int], None]:
     return run
 
 
-def replayed_physics(env: BatchedEnv, episode: Callable[[], None]) -> Callable[[], None]:
+def replayed_physics(env: BatchedEnv, episode: Callable[[], object]) -> Callable[[], None]:
     """Plays an episode once, and gives what steps the same batch through the same commands again, and does nothing else."""
     simulator = env.simulator
     assert isinstance(simulator, MujocoSimulator)

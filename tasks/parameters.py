@@ -91,15 +91,20 @@ class Param:
         """The number that stands for `value` in a TaskBatch.
 
         Raises:
-            ValueError: outside of what is allowed.
+            ValueError: no number where one is expected, or outside of what is allowed.
         """
         if self.choices:
             if value not in self.all_choices:
                 raise unknown_name(f"{self.name}", str(value), self.all_choices)
             return float(self.all_choices.index(str(value)))
-        number, (low, high) = float(value), self.allowed
+        low, high = self.allowed
+        allowed = f"allowed is {low:g} to {high:g} {self.unit}".rstrip()
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(f"{self.name} = {value!r} is no number: {allowed}") from None
         if not low <= number <= high:  # also refuses NaN
-            raise ValueError(f"{self.name} = {number:g} {self.unit}: allowed is {low:g} to {high:g} {self.unit}".rstrip())
+            raise ValueError(f"{self.name} = {number:g} {self.unit}".rstrip() + f": {allowed}")
         return number
 
     def decode(self, number: float) -> float | str:

@@ -18,14 +18,21 @@ _VEL = mujoco.mjtStage.mjSTAGE_VEL.value  # makes readings belong to the new sta
 
 
 def compile_scene(task: Task) -> mujoco.MjModel:
-    """The task's scene as a model, with the task's settings of the solver and, where it has none of its own, a sky."""
+    """The task's scene as a model, with the task's settings of the solver and, where it has none of its own, a sky.
+
+    Raises:
+        ValueError: MuJoCo cannot compile the scene: a mesh is broken, a name is missing.
+    """
     spec = task.build()
     if not spec.textures:  # a kilobyte: models with larger ones are slow to copy
         kind, gradient = mujoco.mjtTexture.mjTEXTURE_SKYBOX, mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
         spec.add_texture(name="sky", type=kind, builtin=gradient, rgb1=[0.55, 0.7, 0.85], rgb2=[0.95, 0.97, 1.0], width=8, height=48)
     spec.option.timestep = task.physics_dt
     task.solver(spec.option)
-    return spec.compile()
+    try:
+        return spec.compile()
+    except ValueError as error:
+        raise ValueError(f"the scene of {task.name} does not compile: {' '.join(str(error).split())}") from error
 
 
 def reading_slices(model: mujoco.MjModel) -> dict[str, slice]:

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from metarl import benchmark, cli, tasks
+from metarl import benchmark, cli, env_figures, tasks
 from metarl.measuring import Figure, bare_physics, in_turns, median_ratio, replayed_physics, torch_threads
 from metarl.tasks.arm_reach import ArmReach
 from metarl.tasks.batched_env import BatchedEnv
@@ -41,12 +41,15 @@ def test_threads_are_given_back():
 
 @pytest.fixture
 def tiny(monkeypatch, small_config):
-    monkeypatch.setattr(benchmark, "NUM_SIMS", 4)
+    monkeypatch.setattr(env_figures, "NUM_SIMS", 4)
+    monkeypatch.setattr(env_figures, "NUM_BULLETS", 2)
+    monkeypatch.setattr(env_figures, "NUM_KITCHENS", 2)
+    monkeypatch.setattr(env_figures, "STEPS", 15)
     monkeypatch.setattr(benchmark, "NUM_THREADS", 1)
     monkeypatch.setattr(benchmark, "config_for", lambda algorithm, task: small_config(algorithm))
     monkeypatch.setattr(benchmark, "PEARL_SIZES", {})
-    monkeypatch.setattr(benchmark, "ASYNC_WORKERS", 2)
-    monkeypatch.setattr(benchmark.tasks, "names", lambda: ["arm_reach", "bandit_n10_k5", "half_cheetah_vel", "hopper_rand_params"])
+    monkeypatch.setattr(env_figures, "ASYNC_WORKERS", 2)
+    monkeypatch.setattr(env_figures.tasks, "names", lambda: ["arm_reach", "bandit_n10_k5", "half_cheetah_vel", "hopper_rand_params"])
     monkeypatch.setattr(HalfCheetahVel, "horizon", 6)
     monkeypatch.setattr(ArmReach, "horizon", 6)
     monkeypatch.setattr(PointNavigation, "horizon", 6)
@@ -63,10 +66,15 @@ def test_bare_physics_moves_the_same_model(tiny):
     assert abs(batch.bind("qvel")).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["physics", "suite", "gymnasium", "tasks", "iteration", "latency", "maml", "pearl", "metagenrl"])
+@pytest.mark.parametrize(
+    "name", ["physics", "suite", "vector", "gymnasium", "pybullet", "memory", "tasks", "iteration", "latency", "maml", "pearl", "metagenrl"]
+)
 def test_benchmarks_give_figures(tiny, name, tmp_path, capsys):
-    cli.main(["benchmark", name, "--json", str(tmp_path / "figures.json")])
+    cli.main(["benchmark", name, "--json", str(tmp_path / "figures.json"), "--markdown", str(tmp_path / "figures.md")])
     written = json.loads((tmp_path / "figures.json").read_text())
+    page = (tmp_path / "figures.md").read_text()
+    assert f"## {name}" in page
+    assert all(f"| {figure['name']} | {figure['value']:.3g}" in page for figure in written["figures"])
     assert written["machine"]["torch"] == torch.__version__
     assert all(figure["value"] > 0 for figure in written["figures"])
     assert any(figure["goal"] for figure in written["figures"])
@@ -74,7 +82,7 @@ def test_benchmarks_give_figures(tiny, name, tmp_path, capsys):
 
 
 def test_the_suite_is_all_of_mujoco_that_is_not_tiny(tiny):
-    said = [figure.name for figure in benchmark.every_env_against_physics()]
+    said = [figure.name for figure in env_figures.every_env_against_physics()]
     assert said == [f"BatchedEnv of {name} against bare Batch.step" for name in ("arm_reach", "half_cheetah_vel")]  # the hopper has 6 degrees of freedom
 
 

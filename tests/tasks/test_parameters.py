@@ -105,6 +105,7 @@ def test_unknown_split_and_split_without_a_range():
         ({"mass": math.nan}, r"mass = nan kg: allowed is 0.05 to 0.8 kg"),
         ({"mass": math.inf}, r"mass = inf kg: allowed is 0.05 to 0.8 kg"),
         ({"turn": 3.1}, r"turn = 3.1 rad: allowed is -1 to 3 rad"),
+        ({"mass": "heavy"}, r"^mass = 'heavy' is no number: allowed is 0.05 to 0.8 kg$"),
         ({"shape": "bull"}, r"no shape is called 'bull': did you mean ball.* known are box, cylinder, ball"),
         ({"weight": 0.2}, r"no parameter is called 'weight': .*known are mass, shape, turn"),
     ],
