@@ -168,6 +168,7 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         self.node.create_subscription(self.wire.command_kind, "executed", self._on_executed, runtime.ANSWERS)
         self.node.create_subscription(Float64MultiArray, "events", self._on_event, runtime.HISTORY)
         self._subscriptions = [s for s in self.node.subscriptions if s not in before]
+        runtime.settle()
 
     def _forget(self) -> None:
         if self._loop is not None:
@@ -238,7 +239,11 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
 
     def _advance(self) -> None:
         """Deal with the oldest event, once all that belongs to it is here."""
-        if not self._active or not self._events:
+        if not self._active:
+            return
+        if not self._events:
+            if self.inbox.even:
+                self.loop.look_ahead(self.inbox.readings())
             return
         event = self._events[0]
         if self.inbox.missing(event.stamp) or (self.loop.deciding and not event.begins and self._executed[0] != self._asked):

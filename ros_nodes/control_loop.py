@@ -9,6 +9,7 @@ loop.end_episode()                                                   # adapt: ma
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -65,6 +66,18 @@ class ControlLoop:
         self.max_step, self.excluded = 0.05, ""
         self.deciding = False
         self.ramp = RAMP
+        self._expected: tuple[Readings, Readings] | None = None  # as measured, and completed
+
+    def look_ahead(self, seen: Readings) -> None:
+        """Complete readings (name -> (n,)) that the next decision is likely to go by, while nobody waits."""
+        if self._expected is None or self._expected[0] is not seen:
+            with contextlib.suppress(Rejected):  # it will be said when they are used
+                self._expected = seen, readings.complete(self.task, self.needs, seen)
+
+    def _complete(self, seen: Readings) -> Readings:
+        if self._expected is not None and self._expected[0] is seen:
+            return self._expected[1]
+        return readings.complete(self.task, self.needs, seen)
 
     def begin_trial(self) -> None:
         """A new task: forget what was understood of the last one."""
@@ -81,7 +94,7 @@ class ControlLoop:
             Rejected: a reading cannot be used; nothing was changed by it.
             RejectedAction: what the adapter decided cannot be used.
         """
-        ready = readings.complete(self.task, self.needs, seen)
+        ready = self._complete(seen)
         self._last_action = torch.zeros(1, self.task.spec.action_size)
         robot = self.task.robot
         self._commanded = torch.tensor([robot.rest]) if isinstance(robot, VehicleSpec) else ready["qpos"]
@@ -117,7 +130,7 @@ class ControlLoop:
             raise Rejected("no_decision", "a result came, but no decision is open")
         if not math.isfinite(reward):
             raise Rejected("not_finite", f"the reward is {reward}")
-        ready = readings.complete(self.task, self.needs, seen)
+        ready = self._complete(seen)
         before_obs, given = self._obs, self._action
         self.excluded = excluded or self._misled(reward, executed)
         if executed is not None:

@@ -31,6 +31,7 @@ class Inbox:
     def __init__(self, node: Node, wire: Wire, task: Task, needs: tuple[str, ...], source: str, status: runtime.Status, on_news: Callable[[], None]) -> None:
         self._status, self._on_news = status, on_news
         self._latest: dict[str, tuple[int, Readings]] = {}  # topic -> stamp and readings
+        self._all: Readings | None = None  # of all topics, until something new comes
         self._arrival: dict[str, float] = {}  # topic -> s on the steady clock, when that stamp first came in
         found = channels(wire, task, needs, source)
         self._topics = [channel.topic for channel in found]
@@ -49,7 +50,7 @@ class Inbox:
             return
         if topic not in self._latest or stamp > self._latest[topic][0]:
             self._arrival[topic] = runtime.steady_now()
-        self._latest[topic] = stamp, found
+        self._latest[topic], self._all = (stamp, found), None
         self._on_news()
 
     def missing(self, since: int) -> list[str]:
@@ -65,6 +66,14 @@ class Inbox:
         """ns, of the oldest of the newest."""
         return min(self._latest[topic][0] for topic in self._topics)
 
+    @property
+    def even(self) -> bool:
+        """Whether all topics have brought readings of one moment."""
+        stamps = {stamp for stamp, _ in self._latest.values()}
+        return len(self._latest) == len(self._topics) and len(stamps) == 1
+
     def readings(self) -> Readings:
-        """All of them, name -> (n,)."""
-        return {name: value for _, found in self._latest.values() for name, value in found.items()}
+        """All of them, name -> (n,); the same object until something new comes."""
+        if self._all is None:
+            self._all = {name: value for _, found in self._latest.values() for name, value in found.items()}
+        return self._all
