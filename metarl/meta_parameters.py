@@ -25,6 +25,7 @@ import metarl
 from metarl import algos, tasks
 from metarl.algorithm import MetaRLAlgorithm
 from metarl.experience import Experience
+from metarl.robots.spec import NAMED
 from metarl.tasks.task import EnvSpec
 
 FORMAT = 1
@@ -179,8 +180,10 @@ def resolve(path: str | Path) -> Path:
     found = zoo_file if name.startswith("zoo:") else Path(path)
     if found.is_file():
         return found
-    near = difflib.get_close_matches(name, zoo(), n=3, cutoff=0.4) or zoo()
-    hint = f"; in the zoo there are {', '.join(near)}" if near else "; the zoo is empty"
+    known = zoo()
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:NAMED]
+    more = f" and {len(known) - len(near)} more" if len(known) > len(near) else ""
+    hint = f"; in the zoo there are {', '.join(near)}{more}" if near else "; the zoo is empty"
     raise FileNotFoundError(f"there is no meta-parameters file {name!r}{hint}")
 
 

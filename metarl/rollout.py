@@ -76,10 +76,12 @@ def collect(
         on_step: called with episode, step and Step, to film or to count.
 
     Raises:
-        ValueError: the adapter was made for another task.
+        ValueError: the adapter was made for another task, or there is no episode.
     """
     assert env.tasks is not None, "set_tasks must come before collect"
     spec, episodes = env.spec, env.spec.episodes_per_trial if episodes is None else episodes
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}, expected at least 1")
     shape = (env.num_tasks, env.num_robots, episodes, spec.horizon)
     sizes = {"obs": (spec.obs_size,), "action": (spec.action_size,), "next_obs": (spec.obs_size,)}
     kinds = {f.name: torch.float32 if f.name in (*sizes, "reward") else torch.bool for f in fields(Step)}

@@ -107,11 +107,11 @@ def env_that_draws(task: Task, simulator: str, batch: TaskBatch, seed: int, size
     """One robot in each task, in the wanted simulator or else in PyBullet; and the name of that one.
 
     Raises:
-        ValueError: neither draws this task.
+        ValueError: the task does not run in the wanted one, or neither draws it.
     """
     wanted = simulator or task.simulators[0]
     for name in dict.fromkeys((wanted, "pybullet")):
-        if name in task.simulators:
+        if name == wanted or name in task.simulators:
             env = BatchedEnv(task, len(batch), simulator=name, num_threads=1, seed=seed)
             env.set_tasks(batch)
             env.reset()
