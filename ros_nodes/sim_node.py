@@ -97,6 +97,7 @@ class SimNode:
             for channel in channels(self.wire, task, needs, source):
                 if channel.topic not in self._says:
                     self._says[channel.topic] = channel, source, node.create_publisher(channel.kind, channel.topic, runtime.STREAM)
+        self._says = dict(sorted(self._says.items(), key=lambda item: item[0].startswith("seen/")))  # judging comes before deciding
         names = tuple(self.world.engine.read())
         moving = [body for body, parts in readings.bodies(names, readings.own_state(self.wire.robot)).items() if "pos" in parts]
         self._shown = {body: node.create_publisher(PoseStamped, f"shown/{body}", runtime.STREAM) for body in moving}
