@@ -51,7 +51,7 @@ class List(Command):
     """Write the same into this file."""
 
     def run(self, line: str) -> None:
-        from metarl.describe import listing
+        from metarl.listing import listing
 
         console, found = plain_console(), listing()
         for kind, names in found.items():
@@ -393,7 +393,11 @@ def parse(args: Sequence[str]) -> Command:
         "benchmark": Benchmark,
     }
     about = "Robots that adapt in seconds. Begin with `metarl demo`, then `metarl list` and `metarl train rl2 point_navigation`."
-    command: Command = tyro.extras.subcommand_cli_from_dict(kinds, prog="metarl", description=about, args=list(args), config=(tyro.conf.FlagCreatePairsOff,))
+    config = (tyro.conf.FlagCreatePairsOff,)
+    if args and args[0] in kinds:  # as a program of its own: of a subcommand's options tyro speaks as [TRAIN OPTIONS]
+        command: Command = tyro.cli(kinds[args[0]], prog=f"metarl {args[0]}", args=list(args[1:]), config=config)
+        return command
+    command = tyro.extras.subcommand_cli_from_dict(kinds, prog="metarl", description=about, args=list(args), config=config)
     return command
 
 

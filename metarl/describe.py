@@ -16,14 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl import algos, meta_parameters, robots, tasks
+from metarl.listing import listing
 from metarl.robots.spec import RobotSpec, ServoSpec, unknown_name
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import Task
-
-
-def listing() -> dict[str, list[str]]:
-    """All names that metarl knows."""
-    return {"tasks": tasks.names(), "robots": robots.names(), "algorithms": algos.names(), "zoo": meta_parameters.zoo()}
 
 
 def describe(name: str, console: Console) -> dict[str, Any]:

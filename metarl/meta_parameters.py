@@ -27,6 +27,7 @@ from metarl.algorithm import MetaRLAlgorithm
 from metarl.experience import Experience
 from metarl.robots.spec import NAMED
 from metarl.tasks.task import EnvSpec
+from metarl.zoo import names as zoo_names
 
 FORMAT = 1
 KEY = "metarl"  # the one entry of the metadata, so that equal contents are equal bytes
@@ -162,11 +163,8 @@ def read_experience(path: str | Path) -> Experience | None:
     return Experience(**_unflatten(json.loads(entries[EXPERIENCE_KEY]), found))
 
 
-def zoo() -> list[str]:
-    """Names of the files that come with metarl, "zoo:TASK/ALGORITHM"."""
-    folder = resources.files("metarl.zoo")
-    stems = sorted(f.name.removesuffix(".safetensors") for f in folder.iterdir() if f.name.endswith(".safetensors"))
-    return ["zoo:" + "/".join(stem.rsplit("_", 1)) for stem in stems]
+zoo = zoo_names
+"""Names of the files that come with metarl, "zoo:TASK/ALGORITHM"."""
 
 
 def resolve(path: str | Path) -> Path:

@@ -5,17 +5,23 @@ Some distributions have numbers in their names, and then any number may stand th
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
+import importlib.util
 import inspect
 import os
 import pkgutil
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from metarl.robots.spec import unknown_name
 from metarl.tasks.parameters import SPLITS, Param, TaskBatch
-from metarl.tasks.task import Task
+
+if TYPE_CHECKING:
+    from metarl.tasks.task import Task
 
 _NOT_TASKS = {
     "appliances", "batched_env", "chores", "dm_env", "experts", "grasp", "gymnasium", "half_cheetah", "kitchen_rules", "locomotion", "parameters",
@@ -29,8 +35,18 @@ def _modules() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_TASKS)
 
 
+def __getattr__(name: str) -> Any:
+    if name != "Task":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from metarl.tasks.task import Task  # when it is asked for: it imports torch, and names of tasks do not need that
+
+    return Task
+
+
 def _variants(module: str) -> dict[str, type[Task]]:
     """The task classes that a task file defines, by task name."""
+    from metarl.tasks.task import Task
+
     try:
         found = importlib.import_module(f"{__name__}.{module}")
     except Exception as error:  # whatever is wrong with a file of someone's own
@@ -41,7 +57,24 @@ def _variants(module: str) -> dict[str, type[Task]]:
 
 def names() -> list[str]:
     """Names of all task distributions, in alphabetical order."""
-    return sorted(name for module in _modules() for name in _variants(module))
+    return sorted(name for module in _modules() for name in _named(_source(module)) or _variants(module))
+
+
+def _source(module: str) -> str:
+    found = importlib.util.find_spec(f"{__name__}.{module}")
+    return Path(found.origin).read_text() if found is not None and found.origin else ""
+
+
+@functools.cache
+def _named(source: str) -> tuple[str, ...]:
+    """Task names that stand as `name = "..."` in the classes of a task file; () where it is not written so plainly, and must be imported to be known."""
+    try:
+        classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    except SyntaxError:
+        return ()
+    lines = [line for kind in classes for line in kind.body if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "name"]
+    found = tuple(line.value.value for line in lines if isinstance(line.value, ast.Constant) and isinstance(line.value.value, str))
+    return found if len(found) == len(lines) else ()
 
 
 def make(name: str) -> Task:

@@ -11,14 +11,15 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metarl.robots.spec import unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPLITS = ("train", "iid", "ood_near", "ood_far")
 Interval = tuple[float, float]
@@ -167,6 +168,8 @@ class TaskBatch:
 
     def normalised(self) -> Tensor:
         """(M, P) float32 on the scale where training ranges are [-1, 1]; for privileged networks only."""
+        import torch  # here, because names and values need nothing of it
+
         columns = [p.normalise(torch.as_tensor(self.values[:, i])) for i, p in enumerate(self.params)]
         return torch.stack(columns, -1).float() if columns else torch.zeros(len(self), 0)
 

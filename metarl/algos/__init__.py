@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
-from metarl.algorithm import MetaRLAlgorithm
 from metarl.robots.spec import unknown_name
+
+if TYPE_CHECKING:
+    from metarl.algorithm import MetaRLAlgorithm
 
 __all__ = ["load", "names"]
 

@@ -104,7 +104,7 @@ def test_describe_file(file, capsys):
 def test_help_teaches(capsys):
     for args, words in (
         (["--help"], ["metarl demo", "train", "benchmark"]),
-        (["train", "--help"], ["metarl train rl2 arm_slide --seed 1", "--resume", "ALGORITHM"]),
+        (["train", "--help"], ["usage: metarl train [-h] [OPTIONS] ALGORITHM TASK", "metarl train rl2 arm_slide --seed 1", "--resume"]),
         (["train", "rl2", "arm_slide", "--help"], ["--config.iterations", "Passes over a rollout"]),
         (["evaluate", "--help"], ["--video", "Several files of one algorithm are pooled"]),
     ):
