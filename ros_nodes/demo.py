@@ -30,7 +30,7 @@ from metarl.ros_nodes.events import Event
 from metarl.ros_nodes.graph import CHOICES, Arm, Domain, Graph, NodeFailed, arm
 from metarl.tasks.task import Task
 
-PATIENCE = 180.0  # s, for a whole trial
+PATIENCE = 900.0  # s, for a whole trial; a busy machine takes its time to start processes
 LONGEST = 40  # blocks of a bar
 INSTALL = "ROS 2 is not installed for this Python ({}): `pip install 'metarl[ros]'` brings it on x86-64 Linux with Python 3.11 or 3.12"
 

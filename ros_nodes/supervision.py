@@ -33,6 +33,24 @@ _TOWARDS = {
 }
 
 
+class Patience:
+    """With something that has many steps: it lasts as long as a step comes now and then that has not been seen before.
+
+    Args:
+        now: s.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._since, self._seen = now, set[str]()
+
+    def tried(self, step: str, now: float) -> float:
+        """Seconds since there was something new to wait for."""
+        if step not in self._seen:
+            self._seen.add(step)
+            self._since = now
+        return now - self._since
+
+
 class Roster:
     """Knows when each node was heard last, and what it said.
 

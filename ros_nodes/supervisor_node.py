@@ -5,7 +5,7 @@ They go down in the reverse order. A node that is not heard for `timeout` s is d
 where that had been asked for.
 Subscribes NODE/heartbeat, NODE/status. Publishes `~/status`, `~/heartbeat`, `diagnostics`. Services: `~/startup`, `~/pause`, `~/shutdown` (Trigger),
 which answer at once; the status says when it is done. Parameters: nodes, managed (names); autostart (for simulations; on hardware somebody must ask);
-timeout, busy_timeout, patience (s).
+timeout, busy_timeout, patience (s, for which nothing new may happen on the way).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from std_srvs.srv import Trigger
 
 from metarl.ros_nodes import runtime
 from metarl.ros_nodes.runtime import Setting
-from metarl.ros_nodes.supervision import BUSY, Goal, Roster, Step
+from metarl.ros_nodes.supervision import BUSY, Goal, Patience, Roster, Step
 
 PERIOD, DIAGNOSTICS_PERIOD = 0.1, 1.0  # s
 AGAIN = 0.5  # s between two attempts at what is only a matter of time
@@ -79,7 +79,7 @@ class SupervisorNode:
     # ---- what is done -----------------------------------------------------------------------------------------------------
 
     def _begin(self, goal: Goal) -> None:
-        self.goal, self._since, self._reached = goal, runtime.steady_now(), goal is Goal.AS_IT_IS
+        self.goal, self._waits, self._reached = goal, Patience(runtime.steady_now()), goal is Goal.AS_IT_IS
         self._not_before = 0.0
 
     def _on_timer(self) -> None:
@@ -93,9 +93,9 @@ class SupervisorNode:
             self._reached = True
             self.status.publish(f"all nodes are {self.goal}", ready=self.goal is Goal.ACTIVE)
         elif waiting and self._reached and BUSY not in waiting:
-            self._reached, self._since = False, now
+            self._reached, self._waits = False, Patience(now)
             self.status.publish(f"waiting for {waiting}", ready=False)
-        elif waiting and not self._reached and now - self._since > self.patience:
+        elif waiting and not self._reached and self._waits.tried(waiting, now) > self.patience:
             self._fail(f"waited {self.patience:.0f} s for {waiting}: {self._said.get(waiting.partition(',')[0], '')}")
         if not self._reached and self._asked is None and now > self._not_before:
             step = self.roster.next_step(self.goal, ready, now)

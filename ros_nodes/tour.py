@@ -22,7 +22,7 @@ from metarl.ros_nodes.demo import Board, Listener, ended, needs_ros
 from metarl.ros_nodes.events import Event
 from metarl.ros_nodes.graph import Arm, Car, Choice, Domain, Graph, Quadrotor, graph
 
-PATIENCE = 300.0  # s, for a whole trial
+PATIENCE = 900.0  # s, for a whole trial; a busy machine takes its time to start processes
 VEHICLES: dict[str, type[Choice]] = {"quadrotor": Quadrotor, "car": Car}
 
 

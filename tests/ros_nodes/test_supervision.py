@@ -2,7 +2,7 @@
 
 import pytest
 
-from metarl.ros_nodes.supervision import Goal, Roster, Step
+from metarl.ros_nodes.supervision import Goal, Patience, Roster, Step
 
 
 def roster(**states):
@@ -79,3 +79,14 @@ def test_who_is_silent_is_dead_and_may_come_back():
 def test_only_nodes_can_be_managed():
     with pytest.raises(ValueError, match="adaptor cannot be managed: the nodes are sim, adapter"):
         Roster(("sim", "adapter"), ("adaptor",), 1.0, 60.0)
+
+
+def test_patience_lasts_while_there_is_something_new_to_wait_for():
+    """A machine full of other work starts nodes slowly, one after another; a node that comes and goes is nothing new."""
+    waits = Patience(0.0)
+    assert waits.tried("sim, which is missing", 100.0) == 0.0
+    assert waits.tried("sim, which is missing", 240.0) == 140.0
+    assert waits.tried("sim, which is not ready", 245.0) == 0.0
+    assert waits.tried("adapter, which is inactive", 300.0) == 0.0
+    assert waits.tried("sim, which is missing", 310.0) == 10.0
+    assert waits.tried("adapter, which is inactive", 460.0) == 160.0
