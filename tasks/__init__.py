@@ -72,9 +72,10 @@ def _named(source: str) -> tuple[str, ...]:
         classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
     except SyntaxError:
         return ()
-    lines = [line for kind in classes for line in kind.body if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "name"]
-    found = tuple(line.value.value for line in lines if isinstance(line.value, ast.Constant) and isinstance(line.value.value, str))
-    return found if len(found) == len(lines) else ()
+    lines = [line for kind in classes for line in kind.body if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None]
+    values = [line.value for line in lines if ast.unparse(line.targets[0] if isinstance(line, ast.Assign) else line.target) == "name"]
+    found = tuple(value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str))
+    return found if len(found) == len(values) else ()
 
 
 def make(name: str) -> Task:

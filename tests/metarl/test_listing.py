@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from metarl import tasks
 from metarl.listing import listing
 
@@ -10,11 +12,11 @@ def test_names_are_read_as_the_tasks_themselves_say():
     assert {kind: len(names) > 2 for kind, names in listing().items()} == dict.fromkeys(("tasks", "robots", "algorithms", "zoo"), True)
 
 
-def test_a_name_that_is_computed_is_found_by_importing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("line", ["name = 'curved_line'", "name: str = 'curved_line'", "name = '_'.join(('curved', 'line'))"])
+def test_a_name_is_found_however_it_is_written(line, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "__path__", list(tasks.__path__))
-    (tmp_path / "curved_line.py").write_text(
-        "from metarl.tasks.point_navigation import PointNavigation\n\nclass Curved(PointNavigation):\n    name = '_'.join(('curved', 'line'))\n"
-    )
+    monkeypatch.delitem(sys.modules, "metarl.tasks.curved_line", raising=False)
+    (tmp_path / "curved_line.py").write_text(f"from metarl.tasks.point_navigation import PointNavigation\n\nclass Curved(PointNavigation):\n    {line}\n")
     tasks.add_folder(tmp_path)
     assert "curved_line" in tasks.names()
 
