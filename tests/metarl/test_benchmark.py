@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from metarl import benchmark, cli, env_figures, tasks
+from metarl import cli, env_figures, learner_figures, tasks
 from metarl.measuring import Figure, bare_physics, in_turns, median_ratio, replayed_physics, torch_threads
 from metarl.tasks.arm_reach import ArmReach
 from metarl.tasks.batched_env import BatchedEnv
@@ -45,9 +45,9 @@ def tiny(monkeypatch, small_config):
     monkeypatch.setattr(env_figures, "NUM_BULLETS", 2)
     monkeypatch.setattr(env_figures, "NUM_KITCHENS", 2)
     monkeypatch.setattr(env_figures, "STEPS", 15)
-    monkeypatch.setattr(benchmark, "NUM_THREADS", 1)
-    monkeypatch.setattr(benchmark, "config_for", lambda algorithm, task: small_config(algorithm))
-    monkeypatch.setattr(benchmark, "PEARL_SIZES", {})
+    monkeypatch.setattr(learner_figures, "NUM_THREADS", 1)
+    monkeypatch.setattr(learner_figures, "config_for", lambda algorithm, task: small_config(algorithm))
+    monkeypatch.setattr(learner_figures, "PEARL_SIZES", {})
     monkeypatch.setattr(env_figures, "ASYNC_WORKERS", 2)
     monkeypatch.setattr(env_figures.tasks, "names", lambda: ["arm_reach", "bandit_n10_k5", "half_cheetah_vel", "hopper_rand_params"])
     monkeypatch.setattr(HalfCheetahVel, "horizon", 6)
@@ -67,7 +67,7 @@ def test_bare_physics_moves_the_same_model(tiny):
 
 
 @pytest.mark.parametrize(
-    "name", ["physics", "suite", "vector", "gymnasium", "pybullet", "memory", "tasks", "iteration", "latency", "maml", "pearl", "metagenrl"]
+    "name", ["physics", "suite", "vector", "gymnasium", "pybullet", "memory", "tasks", "iteration", "latency", "maml", "trial_ppo", "pearl", "metagenrl"]
 )
 def test_benchmarks_give_figures(tiny, name, tmp_path, capsys):
     cli.main(["benchmark", name, "--json", str(tmp_path / "figures.json"), "--markdown", str(tmp_path / "figures.md")])
