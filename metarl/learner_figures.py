@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -237,7 +236,7 @@ def memory_against_bare_products() -> list[Figure]:
 
 
 def _memory_against_bare_products(name: str) -> list[Figure]:
-    task, config = tasks.make(MEMORY_TASK), replace(config_for(name, MEMORY_TASK), max_kl=math.inf)  # an update that stops early would be another one each time
+    task, config = tasks.make(MEMORY_TASK), replace(config_for(name, MEMORY_TASK), max_kl=1e9)  # an update that stops early would be another one each time
     algorithm = algos.load(name)(task.spec, task.params, config, 0)
     env = BatchedEnv(task, config.num_tasks, config.num_robots)
 
