@@ -113,12 +113,6 @@ def gone(pid):
     return not Path(f"/proc/{pid}").exists()
 
 
-@pytest.fixture
-def domain():
-    with Domain() as found:
-        yield found
-
-
 def test_a_node_that_fails_ends_the_graph_and_its_last_words_are_told(domain):
     fails = Script("fails", "import sys; print('first'); sys.exit('the last words')")
     with pytest.raises(NodeFailed, match=r"the fails node ended with exit status 1:\nfirst\nthe last words") as _, Graph((WAITS, fails), domain) as graph:

@@ -1,5 +1,4 @@
 """The real graph: nodes in processes of their own, over DDS."""
-# ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
 
 import contextlib
 import io
@@ -19,10 +18,9 @@ import pytest
 import torch
 from rich.console import Console
 
-rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
@@ -34,7 +32,7 @@ from metarl.rollout import collect
 from metarl.ros_nodes import demo, messages, runtime
 from metarl.ros_nodes.control_loop import load
 from metarl.ros_nodes.events import Event
-from metarl.ros_nodes.graph import PARENT_VARIABLE, Arm, Domain, Graph, Kitchen, NodeFailed, NodeSpec, arm, graph
+from metarl.ros_nodes.graph import PARENT_VARIABLE, Arm, Graph, Kitchen, NodeFailed, NodeSpec, arm, graph
 from metarl.ros_nodes.guard import HOLD_TIME
 from metarl.ros_nodes.limits import Command
 from metarl.tasks.batched_env import BatchedEnv
@@ -42,23 +40,9 @@ from metarl.tasks.batched_env import BatchedEnv
 # ROS's message packages import a parser that imports what Python has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
 
-ROOT = Path(__file__).resolve().parents[2]
 ARM7 = robots.load("arm7")
 HOME = np.array(ARM7.home_qpos)
 LONG = 300.0  # s, until a test gives up; a busy machine takes its time to start processes
-
-
-@pytest.fixture(scope="module", autouse=True)
-def processes_find_metarl():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        yield
-
-
-@pytest.fixture
-def domain():
-    with Domain() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -71,41 +55,6 @@ def files(tmp_path_factory, small_algorithm):
         return str(file)
 
     return make
-
-
-class Ear:
-    """A node in this process: hears topics, says things."""
-
-    def __init__(self, domain, topics, says=()):
-        """topics: name -> (message type, quality); says: name -> message type."""
-        os.environ.update(domain.variables())
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node("ear", context=self.context)
-        self.heard = {name: [] for name in topics}
-        for name, (kind, quality) in topics.items():
-            self.node.create_subscription(kind, name, self.heard[name].append, quality)
-        self.mouth = {name: self.node.create_publisher(kind, name, runtime.COMMAND) for name, kind in dict(says).items()}
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-
-    def until(self, true, what):
-        end = time.monotonic() + LONG
-        while not true():
-            assert time.monotonic() < end, f"waited {LONG} s for {what}"
-            self.executor.spin_once(timeout_sec=0.05)
-
-    def last(self, status):
-        """What a node's status said last."""
-        return runtime.status_values(self.heard[status][-1]) if self.heard[status] else {}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.executor.shutdown()
-        self.node.destroy_node()
-        self.context.try_shutdown()
 
 
 # ---- a whole trial ----------------------------------------------------------------------------------------------------------
@@ -123,14 +72,14 @@ def without_ros(file, task, simulator, index, episodes):
 
 
 @pytest.mark.parametrize(("name", "simulator", "episodes", "tolerance"), [("arm_slide", "pybullet", 5, 1e-6), ("arm_reach", "mujoco", 1, 1e-4)])
-def test_a_trial_over_dds_is_the_trial_without(domain, files, name, simulator, episodes, tolerance):
+def test_a_trial_over_dds_is_the_trial_without(domain, listen, files, name, simulator, episodes, tolerance):
     if simulator == "pybullet":
         pytest.importorskip("pybullet", reason="PyBullet is not installed")
     task = tasks.make(name)
     choice = Arm(files(name), name, simulator, index=3, episodes=episodes)
     topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "safety/status": (DiagnosticArray, runtime.LATCHED)}
     before = time.time_ns() // 1_000_000
-    with Ear(domain, topics) as ear, Graph(arm(choice, observers=1), domain) as graph:
+    with listen(domain, topics) as ear, Graph(arm(choice, observers=1), domain) as graph:
         ear.until(lambda: graph.finished("task"), "the trial to end")
         ear.until(lambda: ear.last("safety/status").get("forwarded") == str(task.horizon * episodes), "the last command to be counted")
     events = [messages.to_event(m) for m in ear.heard["task/events"]]
@@ -145,7 +94,7 @@ def test_a_trial_over_dds_is_the_trial_without(domain, files, name, simulator, e
     np.testing.assert_allclose([e.error for e in found], error.flatten(), rtol=0, atol=tolerance)
 
 
-def test_what_was_learned_is_saved_and_begun_with_after_a_restart(domain, files, tmp_path):
+def test_what_was_learned_is_saved_and_begun_with_after_a_restart(domain, listen, files, tmp_path):
     """Two shots, saved; then the whole graph anew with that file: what is believed, and so what is done, is what it was."""
     topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "adapter/used": (Float64MultiArray, runtime.HISTORY)}
     topics["adapter/action"] = (Float64MultiArray, runtime.ANSWERS)
@@ -155,7 +104,7 @@ def test_what_was_learned_is_saved_and_begun_with_after_a_restart(domain, files,
         """Events with what the adapter went by, its actions, and the file that it has saved."""
         nodes = graph(Arm(policy, simulator="mujoco", index=3, episodes=episodes), observers=1)
         nodes = [replace(n, parameters={**n.parameters, "adapted_folder": str(tmp_path)}) if n.name == "adapter" else n for n in nodes]
-        with Ear(domain, topics) as ear, Graph(tuple(nodes), domain) as running:
+        with listen(domain, topics) as ear, Graph(tuple(nodes), domain) as running:
             ear.until(lambda: running.finished("task"), "the trial to end")
             ear.until(lambda: len(ear.heard["adapter/used"]) == 2 * episodes, "the adapter's last answer")
             save = ear.node.create_client(Trigger, "adapter/save_adapted")
@@ -185,12 +134,12 @@ def test_what_was_learned_is_saved_and_begun_with_after_a_restart(domain, files,
     assert actions != [naive.begin_episode(seen).action.tolist()]
 
 
-def test_the_chef_cooks_over_dds(domain):
+def test_the_chef_cooks_over_dds(domain, listen):
     """A mobile arm with the policy of the zoo, in a kitchen in which nothing catches its hand: it earns what it earns without ROS."""
     choice = Kitchen(index=5, episodes=1)
     task = tasks.make(choice.task)
     topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "safety/status": (DiagnosticArray, runtime.LATCHED)}
-    with Ear(domain, topics) as ear, Graph(graph(choice, observers=1), domain) as running:
+    with listen(domain, topics) as ear, Graph(graph(choice, observers=1), domain) as running:
         ear.until(lambda: running.finished("task"), "the trial to end")
         ear.until(lambda: ear.heard["task/events"] and messages.to_event(ear.heard["task/events"][-1]).ends, "the last event")
         events = [messages.to_event(m) for m in ear.heard["task/events"]]
@@ -222,7 +171,7 @@ def state(stamp):
 
 
 @pytest.fixture
-def robot(domain):
+def robot(domain, listen):
     """robot(state_timeout): the safety node alone, and a test that plays both adapter and robot; gives the Ear and its joint states' mouth."""
     topics = {
         ARM7.command_topic: (JointTrajectory, runtime.COMMAND),
@@ -233,7 +182,7 @@ def robot(domain):
     @contextlib.contextmanager
     def make(state_timeout):
         safety = NodeSpec("safety", "safety_node", {"state_timeout": state_timeout}, {"command": "adapter/command"})
-        with Graph((safety,), domain) as graph, Ear(domain, topics, {"adapter/command": JointTrajectory, ARM7.state_topic: JointState}) as ear:
+        with Graph((safety,), domain) as graph, listen(domain, topics, {"adapter/command": JointTrajectory, ARM7.state_topic: JointState}) as ear:
             stamps = itertools.count(5)
             timer = ear.node.create_timer(0.02, lambda: ear.mouth[ARM7.state_topic].publish(state(next(stamps))))
             ear.until(lambda: graph.finished("safety") or ear.last("safety/status").get("ready") == "true", "the safety node to be ready")

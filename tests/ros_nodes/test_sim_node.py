@@ -3,7 +3,6 @@
 
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,16 +28,8 @@ from metarl.ros_nodes.graph import Domain, Graph, NodeSpec, config_file
 # ROS's message packages import a parser that imports what Python has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
 
-ROOT = Path(__file__).resolve().parents[2]
 QUADROTOR = robots.load("quadrotor")
 LONG = 240.0  # s, until a test gives up; a busy machine takes its time to start processes
-
-
-@pytest.fixture(scope="module", autouse=True)
-def processes_find_metarl():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        yield
 
 
 class Other:

@@ -1,80 +1,39 @@
 """Vehicles on the real graph: nodes in processes of their own, over DDS."""
-# ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
 
 import os
 import signal
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import LaserScan
 from std_msgs.msg import Float64MultiArray
 
 from metarl import meta_parameters, tasks
 from metarl.rollout import collect
 from metarl.ros_nodes import messages, runtime
-from metarl.ros_nodes.graph import Car, Domain, Graph, NodeFailed, Quadrotor, graph
+from metarl.ros_nodes.graph import Car, Graph, NodeFailed, Quadrotor, graph
 from metarl.tasks.batched_env import BatchedEnv
 
 # ROS's message packages import a parser that imports what Python has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
-
-ROOT = Path(__file__).resolve().parents[2]
-LONG = 500.0  # s, until a test gives up; a busy machine takes its time
-
-
-@pytest.fixture(autouse=True)
-def processes_find_metarl(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-class Ear:
-    """A node in this process that hears topics."""
-
-    def __init__(self, domain, topics):
-        os.environ.update(domain.variables())
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node("ear", context=self.context)
-        self.heard = {name: [] for name in topics}
-        for name, (kind, quality) in topics.items():
-            self.node.create_subscription(kind, name, self.heard[name].append, quality)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-
-    def until(self, true, what):
-        end = time.monotonic() + LONG
-        while not true():
-            assert time.monotonic() < end, f"waited {LONG} s for {what}"
-            self.executor.spin_once(timeout_sec=0.05)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.executor.shutdown()
-        self.node.destroy_node()
-        self.context.try_shutdown()
 
 
 EVENTS = {"task/events": (Float64MultiArray, runtime.HISTORY)}
 
 
 @pytest.mark.parametrize(("kind", "name"), [(Quadrotor, "quadrotor_track"), (Car, "car_track_obstacles")])
-def test_a_trial_in_lockstep_is_the_trial_without_ros(tmp_path, small_algorithm, kind, name):
+def test_a_trial_in_lockstep_is_the_trial_without_ros(domain, listen, tmp_path, small_algorithm, kind, name):
     """A car among posts hears them on `scan`, as a real lidar's driver says it."""
     task, file = tasks.make(name), tmp_path / "policy.safetensors"
     meta_parameters.save(file, small_algorithm("rl2", name), "rl2", 0)
     choice = kind(str(file), name, pace="lockstep", index=3, episodes=1)
     topics = {**EVENTS, "scan": (LaserScan, runtime.STREAM_IN)}
-    with Domain() as domain, Ear(domain, topics) as ear, Graph(graph(choice, observers=1), domain) as running:
+    with listen(domain, topics) as ear, Graph(graph(choice, observers=1), domain) as running:
         ear.until(lambda: running.finished("task"), "the trial to end")
         ear.until(lambda: messages.to_event(ear.heard["task/events"][-1]).ends, "the last event")
     if task.lidar is not None:
@@ -91,9 +50,9 @@ def test_a_trial_in_lockstep_is_the_trial_without_ros(tmp_path, small_algorithm,
     np.testing.assert_allclose(steps, task.decision_dt, atol=1e-5)
 
 
-def test_a_car_whose_adapter_is_killed_brakes_and_keeps_its_steering_angle():
+def test_a_car_whose_adapter_is_killed_brakes_and_keeps_its_steering_angle(domain, listen):
     topics = {**EVENTS, "cmd_vel": (TwistStamped, runtime.COMMAND), "safety/status": (DiagnosticArray, runtime.LATCHED)}
-    with Domain() as domain, Ear(domain, topics) as ear, Graph(graph(Car(), observers=1), domain) as running:
+    with listen(domain, topics) as ear, Graph(graph(Car(), observers=1), domain) as running:
         events, sent = ear.heard["task/events"], ear.heard["cmd_vel"]
         ear.until(lambda: len(events) > 5, "the drive to begin")
         os.kill(running.pids()["adapter"], signal.SIGKILL)
