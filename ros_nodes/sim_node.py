@@ -9,8 +9,9 @@ Parameters: task, simulator, split, index, seed; joint_names, command_topic, sta
 e.g. payload, at any time, inside of its limits: the status says when it holds.
 
 Two paces. lockstep: time passes only while a command is carried out, but every repetition is stamped 1 ns later: it shows that the robot is still
-there. A vehicle's command must answer the present readings. realtime: from the first command of an episode on, time passes as on the wall. The last
-command holds; when commands cease, a vehicle is brought to rest and an arm keeps its last set-point.
+there. A vehicle's command must answer the present readings. realtime: from the first command of an episode on, time passes as on the wall; an arm
+does not wait for it for ever, because whoever has died and come back may have missed it. The last command holds; when commands cease, a vehicle is
+brought to rest and an arm keeps its last set-point.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ PACES = ("lockstep", "realtime")
 OWN_PERIOD, ALL_PERIOD = 0.02, 0.1  # s between repetitions while nothing happens
 FRAME, TICK = 40_000_000, 1_000_000  # ns of simulated time: between two frames; from one episode to the next
 BEHIND = 0.2  # s that the simulation may lag behind the wall before it gives up catching up
+WAIT = 3.0  # s that an arm waits for the first command of an episode in real time; then time passes without it, for it may have been lost
 
 
 class SimNode:
@@ -68,6 +70,7 @@ class SimNode:
         self._stamp = self._since = time.time_ns()  # so that it also grows from one start of this node to the next; _since: of the present readings
         self._running = self._paused = self._silent = False
         self._began, self._steps, self._heard = 0.0, 0, 0.0  # s and physics steps since the wall was looked at; s when a command came
+        self._still_since = runtime.steady_now()  # s, when this node or the episode began
         self._waiting: Any = None  # a command that came while paused
         self._told: tuple[float, ...] = ()  # a vehicle's last command, and its stamp
         self._answered = 0
@@ -176,6 +179,7 @@ class SimNode:
 
     def _begun(self, response: Trigger.Response) -> Trigger.Response:
         self._stamp += TICK
+        self._still_since = runtime.steady_now()
         self._since, self._running, self._silent, self._waiting, self._told, self._answered = self._stamp, False, False, None, (), self._stamp - 1
         self._publish()
         response.success, response.message = True, str(self._stamp)
@@ -278,7 +282,12 @@ class SimNode:
 
     def _on_tick(self) -> None:
         """Go on to where the wall is."""
-        if not self._running or self._paused:
+        if self._paused:
+            return
+        if not self._running:
+            if isinstance(self.wire, ArmWire) and runtime.steady_now() - self._still_since > WAIT:
+                self._running = True
+                self._resume_clock()
             return
         dt = self.world.task.physics_dt
         due = int((runtime.steady_now() - self._began) / dt) - self._steps

@@ -15,6 +15,7 @@ import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.task import Future
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from torch import Tensor
@@ -45,7 +46,8 @@ class TaskNode:
         self.status = runtime.Status(node)
         self._ready = {"adapter": False, "safety": False}
         self._episode_from: int | None = None  # ns; None while no episode has been asked for
-        self._asking = False
+        self._asked: Future | None = None  # for an episode
+        self._offered = 0  # how many could have answered that
         self._action: tuple[int, Tensor] = (-1, torch.empty(0))  # sequence number of the event that it answers
         self._executed: Command | None = None
         self._news = runtime.steady_now()
@@ -96,9 +98,18 @@ class TaskNode:
             raise RuntimeError(f"waited {patience:.0f} s for {', '.join(missing) or 'the decision to have its effect'}")
         if not self.status.ready:
             self.status.publish(f"waiting for {', '.join(missing)}" if missing else f"judging {self.task.name}", ready=not missing)
-        if self.status.ready and self._episode_from is None and not self._asking:
-            self._asking = True
-            runtime.when_done(self._begin.call_async(Trigger.Request()), self._on_begun)
+        if self.status.ready and self._episode_from is None:
+            self._ask_for_episode()
+
+    def _ask_for_episode(self) -> None:
+        """Once; and again where whoever was asked may have died of it, so that others offer the service now."""
+        offered = self.node.count_services(self._begin.service_name)
+        if self._asked is not None and offered == self._offered:
+            return
+        if self._asked is not None:
+            self._begin.remove_pending_request(self._asked)
+        self._asked, self._offered = self._begin.call_async(Trigger.Request()), offered
+        runtime.when_done(self._asked, self._on_begun)
 
     def _missing(self) -> list[str]:
         """What is being waited for, in words."""
@@ -118,7 +129,7 @@ class TaskNode:
         response = future.result()
         if not response.success or not response.message.isdecimal():
             raise RuntimeError(f"no episode could be begun: {response.message!r}; expected is the stamp (ns) of the first readings")
-        self._episode_from, self._asking = int(response.message), False
+        self._episode_from, self._asked = int(response.message), None
         self._advance()
 
     def _advance(self) -> None:

@@ -85,7 +85,7 @@ class World:
 
     def begin_episode(self) -> None:
         """Put everything where an episode starts; once only, if nothing has happened since."""
-        if not self.untouched:
+        if not self.untouched or self.elapsed > 0.0:
             self._begin()
 
     def _begin(self) -> None:

@@ -13,7 +13,7 @@ rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -119,6 +119,19 @@ def test_whoever_dies_is_noticed_in_time_and_can_be_started_anew_at_once(operato
     if name != "task":  # which the supervisor does not look after
         operator.more("supervisor", f"dead_{name}", than=0)
     operator.graph.start(spec_of(operator, name))
+    operator.flows()
+
+
+def test_a_robot_that_dies_while_an_episode_is_being_begun_is_asked_again(operator):
+    operator.flows()
+    ends = []
+    listener = operator.node.create_subscription(Float64MultiArray, "task/events", lambda m: ends.append(messages.to_event(m).ends), runtime.STREAM_IN)
+    operator.until(lambda: ends and ends[-1], "the end of an episode")
+    with operator.frozen("robot"):  # so that it is asked, and does not answer
+        operator.wait(0.5)
+        operator.graph.kill("robot")
+        operator.graph.start(spec_of(operator, "robot"))
+    operator.node.destroy_subscription(listener)
     operator.flows()
 
 
