@@ -16,6 +16,8 @@ and, at any time, SETTINGS below.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -319,36 +321,39 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         return f"{name} can change only before the node is configured" if name == "meta_parameters" and self._loop is not None else ""
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        if self._loop is None:
-            response.message = "not configured"
-            return response
-        self.safe.enable(request.data)
-        response.success, response.message = True, f"mode {self.bounds.mode}" + (", from the next episode on" if request.data else "")
-        self.status.publish(response.message)
-        return response
+        return self._answered(response, partial(self._enable, request.data))
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answered(response, self._reset)
+
+    def _on_save(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return self._answered(response, self._save)
+
+    def _answered(self, response: Any, done: Callable[[], str]) -> Any:
+        """What a service answers: what was done, or why it could not be."""
         if self._loop is None:
             response.message = "not configured"
             return response
-        self.safe.roll_back("by_hand")
-        response.success, response.message = True, "back to the meta-parameters"
+        try:
+            response.success, response.message = True, done()
+        except (OSError, ValueError) as error:
+            response.success, response.message = False, str(error)
         self.status.publish(response.message)
         return response
 
-    def _on_save(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._loop is None:
-            response.message = "not configured"
-            return response
+    def _enable(self, on: bool) -> str:
+        self.safe.enable(on)
+        return f"mode {self.bounds.mode}" + (", from the next episode on" if on else "")
+
+    def _reset(self) -> str:
+        self.safe.roll_back("by_hand")
+        return "back to the meta-parameters"
+
+    def _save(self) -> str:
         folder, experience = Path(self.node.get_parameter("adapted_folder").value), self.safe.experience()
         path = folder / f"{self.loop.task.name}_{max(experience.epoch, 0)}_{max(experience.sequence, 0)}.safetensors"
-        try:
-            meta_parameters.save_experience(path, self.file, experience)
-        except (OSError, ValueError) as error:
-            response.message = str(error)
-            return response
-        response.success, response.message = True, str(path.absolute())
-        return response
+        meta_parameters.save_experience(path, self.file, experience)
+        return str(path.absolute())
 
 
 def main() -> None:
