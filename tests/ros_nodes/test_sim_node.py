@@ -24,6 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 from metarl import robots
 from metarl.ros_nodes import messages, runtime
 from metarl.ros_nodes.graph import Domain, Graph, NodeSpec, config_file
+from metarl.ros_nodes.sim_node import WAIT
 
 # ROS's message packages import a parser that imports what Python has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
@@ -238,3 +239,22 @@ def test_arm7_answers_to_the_fr3s_names():
             other.until(lambda: other.status.get("missing_joint") == "1", "the refusal of names of another robot")
         finally:
             other.close()
+
+
+def test_an_arm_in_real_time_does_not_wait_for_ever_for_its_first_command():
+    """It may have been lost while whoever listens was started anew. With an episode the wait begins again."""
+    world = {"task": "arm_reach", "simulator": "mujoco", "pace": "realtime"}
+    with Domain() as domain, Graph((NodeSpec("sim", "sim_node", world),), domain) as graph:
+        other = Other(domain, graph, {"joint_states": (JointState, runtime.STREAM_IN)}, {})
+
+        def passed(since):
+            return (messages.to_stamp(other.next("joint_states").header.stamp) - since) * 1e-9
+
+        first = messages.to_stamp(other.next("joint_states").header.stamp)
+        other.until(lambda: passed(first) > 0.1, "time to pass")
+        begun = int(other.ask("begin_episode").message)
+        assert passed(begun) < 0.01
+        other.spin(0.5 * WAIT)
+        assert passed(begun) < 0.01
+        other.until(lambda: passed(begun) > 0.1, "time to pass again")
+        other.close()
