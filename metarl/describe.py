@@ -9,6 +9,7 @@ import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,7 @@ def _task(task: Task, console: Console) -> dict[str, Any]:
         "reward": f"{task.reward_range[0]:g} to {task.reward_range[1]:g} a decision",
     }
     measured = measured_headroom(task.name)
-    if measured:
-        value, low, high = measured["headroom"]
-        facts["headroom"] = f"{value:.2f} [{low:.2f}, {high:.2f}], measured on {measured['num_tasks']} tasks of split {measured['split']}"
+    facts["headroom"] = _headroom(measured) if measured else "not known"
     for key, said in facts.items():
         console.print(f"[bold]{key}[/bold]: {said}")
     sentences = {split: task.sample(1, split).describe(0) for split in task.splits}
@@ -98,6 +97,14 @@ def _task(task: Task, console: Console) -> dict[str, Any]:
     }
 
 
+REFERENCES = {
+    "training": "a trained oracle above a trained policy without memory",
+    "expert": "the best who knows the task above the best who does not",
+    "ideal body": "an ideal body that is told above one that is not",
+}
+"""What a headroom was measured with, as `metarl describe` says it."""
+
+
 def measured_scores(path: Path) -> list[Mapping[str, Any]]:
     """What was measured with a meta-parameters file, by split and simulator, from the JSON file beside it; [] where there is none."""
     beside = path.with_suffix(".json")
@@ -106,10 +113,17 @@ def measured_scores(path: Path) -> list[Mapping[str, Any]]:
 
 
 def measured_headroom(task: str) -> Mapping[str, Any] | None:
-    """The first measurement in the zoo that states the task's headroom."""
+    """The first measurement in the zoo that states the task's headroom, else that of an expert, see docs/identifiability.md."""
     entries = [entry for entry in meta_parameters.zoo() if entry.startswith(f"zoo:{task}/")]
     known = [scores for entry in entries for scores in measured_scores(meta_parameters.resolve(entry)) if scores.get("headroom")]
-    return known[0] if known else None
+    by_expert: Mapping[str, Any] = json.loads((resources.files("metarl.zoo") / "experts.json").read_text())
+    return known[0] if known else by_expert.get(task)
+
+
+def _headroom(measured: Mapping[str, Any]) -> str:
+    value, low, high = measured["headroom"]
+    by = REFERENCES[measured.get("by", "training")]
+    return f"{value:.2f} [{low:.2f}, {high:.2f}] of {by}, measured on {measured['num_tasks']} tasks of split {measured['split']}"
 
 
 def _range(param: Param, split: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from metarl.tasks.task import Task
 
 _NOT_TASKS = {
-    "appliances", "batched_env", "chores", "dm_env", "experts", "grasp", "gymnasium", "half_cheetah", "kitchen_rules", "locomotion", "parameters",
+    "appliances", "batched_env", "chores", "dm_env", "grasp", "gymnasium", "half_cheetah", "kitchen_rules", "locomotion", "parameters",
     "pushing", "rand_params", "rewards", "sensing", "shapes", "simulators", "strike", "task", "track", "wind",
 }  # fmt: skip
 

@@ -40,7 +40,11 @@ _OPEN = 0.0375  # m: farther from the middle than the side of any object, nearer
 
 
 class ArmLiftPlace(Task):
-    """Reward: 0.5 for the lift (how high, how level: nothing at 30 degrees), 0.5 for the place (exp(-miss / 0.08 m)); nothing for a crushed object."""
+    """Reward: 0.5 for the lift (how high, how level: nothing at 30 degrees), 0.5 for the place (exp(-miss / 0.08 m)); nothing for a crushed object.
+
+    Worth knowing are mass, friction and centre of mass. To take the object for another shape or width, or to bear another squeeze, costs an expert
+    nothing, who squeezes between slipping and crushing: these are nuisances, which stay so that what was learnt holds for other objects.
+    """
 
     name = "arm_lift_place"
     robot_name = "arm7"
@@ -158,12 +162,12 @@ class ArmLiftPlace(Task):
     def _miss(self, readings: Readings) -> Tensor:
         return (readings["object_pos"] - readings["target_pos"])[..., :2].norm(dim=-1)
 
-    def expert(self, readings: Readings, values: Values) -> Tensor:
+    def expert(self, readings: Readings, told: Values) -> Tensor:
         """(N, A) what one does who knows the task: hold at the centre of mass, as much too firmly for lifting as too gently for breaking."""
-        names, index = self.params[0].all_choices, values["shape"].numpy()
-        half = shapes.half_sizes(names, index, values["half_width"].double().numpy())
-        along = torch.as_tensor(shapes.centre_of_mass(names, index, half, values["com_along"].double().numpy())[:, 0], dtype=torch.float32)
-        force = torch.sqrt(_NEEDED * values["bears"]) * holding_force(values)
+        names, index = self.params[0].all_choices, told["shape"].numpy()
+        half = shapes.half_sizes(names, index, told["half_width"].double().numpy())
+        along = torch.as_tensor(shapes.centre_of_mass(names, index, half, told["com_along"].double().numpy())[:, 0], dtype=torch.float32)
+        force = torch.sqrt(_NEEDED * told["bears"]) * holding_force(told)
         wanted = 2 * torch.log(force / FORCES[0]) / math.log(FORCES[1] / FORCES[0]) - 1
         return torch.stack([wanted, along / ALONG], -1).clamp(-1.0, 1.0)
 

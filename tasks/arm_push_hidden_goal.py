@@ -15,7 +15,10 @@ from metarl.tasks.task import Readings, Values
 
 
 class ArmPushHiddenGoal(Pushing):
-    """Reward per decision: exp(-d / 0.06 m), d the distance of the object from the hidden target."""
+    """Reward per decision: exp(-d / 0.06 m), d the distance of the object from the hidden target.
+
+    Worth knowing is the target. The object, which is in view, is a nuisance, which stays so that what was learnt holds for other objects.
+    """
 
     name = "arm_push_hidden_goal"
     params = (

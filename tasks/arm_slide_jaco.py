@@ -27,4 +27,5 @@ class ArmSlideJaco(ArmSlide):
     place, ready, speeds = (0.55, 0.0), (0.55, -0.12, 0.03), (0.15, 0.33)
     approach = 1.2  # radially it is slower still
     worth, near = 0.05, 0.02
+    impact = ((0.54, 0.34, 1.0, 1.32), (0.94, 0.68, 0.41, 1.18), (0.94, 0.68, 0.41, 1.18))
     decision_dt = 5.0  # s, strikes take longer

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import Readings, Task, Values
@@ -65,3 +66,7 @@ class Bandit(Task):
     def error(self, readings: Readings) -> Tensor:
         """By how much the best arm is more likely to pay than the one that was pulled."""
         return readings["pays"].amax(-1) - readings["chance"][..., 0]
+
+    def expert(self, readings: Readings, told: Values) -> Tensor:
+        """(N, k) the arm that is most likely to pay."""
+        return one_hot(torch.stack([told[p.name] for p in self.params], -1).argmax(-1), len(self.params)).float()

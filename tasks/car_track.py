@@ -37,6 +37,11 @@ PATCH_HALF = (0.6, 0.7, 0.005)  # m, of a slippery patch along and across the tr
 PATCH_RISE = 0.001  # m, of a patch above the road
 MARKS = 36  # of the centre line, for pictures
 LOAD_HEIGHT = 0.05  # m above the wheels' axles
+GRAVITY = 9.81  # m/s²
+CAR_MASS = car.CHASSIS_MASS + 4 * car.WHEEL_MASS + 2 * car.KNUCKLE_MASS  # kg
+DRIVE_FORCE = 4 * car.DRIVE_TORQUE / car.WHEEL_RADIUS  # N
+SERVO_LAG = 0.04  # s, of the steering and of half a decision
+RETURN_RATE = 6.0  # rad/s, of the expert's car to the middle of the track
 
 
 def _wave(number: int, size: float) -> Param:
@@ -51,6 +56,11 @@ def _phase(number: int) -> Param:
 class CarTrack(Task):
     """Reward per step: metres along the centre line over those at 3.5 m/s, times 1 - tanh 10d, d the distance from the line in m; -1 and the end
     of the episode off the track.
+
+    Worth knowing are the road's grip (its friction and where the patches are together), the steering's bias and the motor's gain. To believe in another
+    wind, payload or delay costs an expert little, since he sees where the car goes: these are nuisances, and so is the visibility, of which he makes no
+    use; they stay so that what was learnt holds in any weather. RL² earns 0.15 of what it earns more than a trained policy without memory: less than
+    the 0.2 that other tasks offer.
     """
 
     half_width = 0.4  # m, beyond it the car is off the track
@@ -213,3 +223,62 @@ class CarTrack(Task):
 
     def error(self, readings: Readings) -> Tensor:
         return track.offset(readings["track"], readings["car_pos"]).abs()
+
+    def expert(self, readings: Readings, told: Values) -> Tensor:
+        """(N, 2) actions that take bends as fast as friction and wind allow, gusts included."""
+        return drive(readings, told)
+
+
+# ---- one who knows how ------------------------------------------------------------------------------------------------------
+
+
+def drive(readings: Readings, told: Values, grip_used: float = 0.75, aside: Tensor | float = 0.0) -> Tensor:
+    """(N, 2) actions: the fastest speed at which bends ahead and the wind take `grip_used` of the friction, `aside` (N,) m of the middle."""
+    braking_used, horizon, spacing = 0.5, 3.0, 0.2  # part of the friction; m
+    course, turning = readings["track"], readings["car_angvel"][:, 2]
+    # where it will be when this command acts
+    late = told["delay"] + SERVO_LAG
+    turned = rotation_from_wxyz(readings["car_quat"])
+    now = torch.atan2(turned[:, 1, 0], turned[:, 0, 0])
+    velocity = readings["car_linvel"][:, :2]
+    half = 0.5 * late * turning  # the arc's chord
+    cos, sin = half.cos(), half.sin()
+    step = torch.stack([cos * velocity[:, 0] - sin * velocity[:, 1], sin * velocity[:, 0] + cos * velocity[:, 1]], -1)
+    pos, yaw = readings["car_pos"][:, :2] + late.unsqueeze(-1) * step, now + late * turning
+    speed = velocity.norm(dim=-1)
+    angle = track.angle_of(pos)
+
+    distances = tuple(spacing * (i + 1) for i in range(round(horizon / spacing)))
+    ahead = torch.cat([angle.unsqueeze(-1), track.ahead(course, angle, distances)], -1)
+    bend, way = track.curvature(course, ahead), track.direction(course, ahead)
+    blowing = wind.gusty(wind.mean_wind(told["wind_speed"], told["wind_angle"]), readings["gust"], TURBULENCE)
+    mass = CAR_MASS + told["payload"]
+    push = wind.drag(blowing, readings["car_linvel"], DRAG_AREA) / mass.unsqueeze(-1)
+    leftward = push[:, 1:2] * way.cos() - push[:, :1] * way.sin()  # m/s²
+    grip = GRAVITY * _friction(course, ahead, told)
+    allowed = (grip_used * grip + leftward * bend.sign()).clamp(min=0.05) / bend.abs().clamp(min=1e-3)
+    run = torch.tensor((0.0, *distances))
+    braking = braking_used * grip.clamp(max=DRIVE_FORCE / mass.unsqueeze(-1))
+    slowest = (allowed + 2 * braking.amin(-1, keepdim=True) * run).amin(-1)
+    forward = (push[:, :2] * torch.stack([yaw.cos(), yaw.sin()], -1)).sum(-1) * mass
+    slip = forward * car.WHEEL_RADIUS**2 / (4 * car.DRIVE_GAIN)  # m/s, what the wind adds
+    wanted = (slowest.sqrt() - slip) / told["motor_gain"]
+
+    # the path's curvature, and a critically damped return to its middle
+    offset, slant = track.offset(course, pos) - aside, yaw - way[:, 0] + 0.5 * car.WHEELBASE * bend[:, 0]
+    slant = torch.atan2(slant.sin(), slant.cos())
+    back = (RETURN_RATE / speed.clamp(min=0.7)).clamp(max=4.0)
+    curve = bend[:, 0] - back**2 * offset - 1.6 * back * slant
+    steer = torch.atan(car.WHEELBASE * curve) - told["steering_bias"]
+    return torch.stack([2 * wanted / car.MAX_SPEED - 1, steer / car.MAX_STEER], -1).clamp(-1.0, 1.0)
+
+
+def _friction(course: Tensor, ahead: Tensor, told: Values) -> Tensor:
+    """(N, W) at angles (N, W) of the track: that of a patch on it and a bit before it, else that of the road."""
+    friction = told["friction"].unsqueeze(-1).expand_as(ahead)
+    points = track.position(course, ahead)
+    for side in range(2):
+        centre = track.position(course, told["patch_angle"] + torch.pi * side)
+        on_patch = (points - centre.unsqueeze(-2)).norm(dim=-1) < PATCH_HALF[0] + 0.15
+        friction = torch.where(on_patch, torch.minimum(friction, told["patch_friction"].unsqueeze(-1)), friction)
+    return friction

@@ -48,6 +48,9 @@ class Kitchen(Task):
     acceleration; the base reaches 1.9 m/s and 4 rad/s. The pot has no weight. Forces that start doors and knobs (2-25 N, 0.1-1 N·m) were hidden
     parameters once: the arm overcomes all of them, and nothing that it could know of them paid. How fast the food warms pays little,
     its temperature being seen; it stays for tasks to differ in a number, so that held-out tasks are others than those of training.
+
+    Handles are a ring and a wide bar. The hand is a peg, which acts alike in every engine, where the friction of a grip would not: a vertical bar,
+    a knob, a recess, a lever and a button differ in how fingers close on them, and for a peg all would be the same hole.
     """
 
     name = "kitchen"
@@ -215,19 +218,19 @@ class Kitchen(Task):
 
     # ---- one who knows the kitchen ----------------------------------------------------------------------------------------
 
-    def expert(self, readings: Readings, values: Values) -> Tensor:
+    def expert(self, readings: Readings, told: Values) -> Tensor:
         """(N, A) the decisions of one who is told the kitchen's parameters, right or wrong."""
         r, stage = readings, readings["stage"][:, 0]
-        driven = rules.driven_burners(values["control_map"], self._param("control_map").all_choices)
+        driven = rules.driven_burners(told["control_map"], self._param("control_map").all_choices)
         knob = rules.knob_for(r["asked"].argmax(-1), driven)
         turned = (r["knob_turn"].gather(-1, knob.unsqueeze(-1))[:, 0].abs() / TURNED).clamp(max=1.0)
-        click = self._click(r, turned * (turned > OFF), values)
-        more = _TURN + 2 * knob + values["sense"].long()
-        less = _TURN + 2 * knob + 1 - values["sense"].long()
+        click = self._click(r, turned * (turned > OFF), told)
+        more = _TURN + 2 * knob + told["sense"].long()
+        less = _TURN + 2 * knob + 1 - told["sense"].long()
         chosen = torch.where(click > 0, more, torch.where(click < 0, less, _WAIT))
         chosen = torch.where(r["pot_at"][:, _STOVE] > 0, chosen, _COOK)
         chosen = torch.where(stage == 5, _SERVE, chosen)
-        chosen = torch.where(r["opened"][:, 0] > 0, chosen, values["mechanism"].long())
+        chosen = torch.where(r["opened"][:, 0] > 0, chosen, told["mechanism"].long())
         return one_hot(chosen, len(self.action_names)).float()
 
     def _click(self, r: Readings, turn: Tensor, values: Values) -> Tensor:

@@ -158,11 +158,11 @@ class KitchenGrid(Task):
 
     # ---- one who knows the kitchen ----------------------------------------------------------------------------------------
 
-    def expert(self, readings: Readings, values: Values) -> Tensor:
+    def expert(self, readings: Readings, told: Values) -> Tensor:
         """(N, A) the decisions of one who is told the kitchen's parameters, right or wrong."""
         r, stage = readings, readings["stage"][:, 0]
-        knob = rules.knob_for(r["asked"].argmax(-1), self._driven(values))
-        click = self._click(r, r["turn"][torch.arange(len(knob)), knob], values)
+        knob = rules.knob_for(r["asked"].argmax(-1), self._driven(told))
+        click = self._click(r, r["turn"][torch.arange(len(knob)), knob], told)
         chosen = torch.where(click > 0, 2 * knob, torch.where(click < 0, 2 * knob + 1, _WAIT))
         chosen = torch.where(stage < 1, _COOK, torch.where(stage == 5, _SERVE, chosen))
         return one_hot(chosen, len(self.action_names)).float()

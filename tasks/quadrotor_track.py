@@ -31,6 +31,9 @@ ALTITUDE = 2.0  # m, of the middle of the figure of eight
 PAYLOAD_BELOW = 0.04  # m, the load hangs this far under the middle
 GUST_TIME = 1.5  # s, time constant of a gust
 TURBULENCE = 0.25  # deviation of a gust over the mean wind; sim-to-real work on quadrotors takes 0.2 to 0.4
+GRAVITY = 9.81  # m/s²
+MAX_PULL = 6.0  # m/s², of the expert towards the target
+POSITION_PART, POSITION_DAMPING = 0.18, 1.7  # of the expert's position loop: its speed over that of the tilt; twice its damping ratio
 
 
 def _efficiency(number: int, place: str) -> Param:
@@ -45,7 +48,10 @@ def _centre(axis: str) -> Param:
 
 
 class QuadrotorTrack(Task):
-    """Reward per step: (1 - tanh d) / 3 + 2 (1 - tanh 20d) / 3, d the distance from the target in m; the episode ends where that is lost."""
+    """Reward per step: (1 - tanh d) / 3 + 2 (1 - tanh 20d) / 3, d the distance from the target in m; the episode ends where that is lost.
+
+    Worth knowing are the wind's force, the payload, the rotors and the centre of mass; the motors' lag is a nuisance.
+    """
 
     name = "quadrotor_track"
     version = 2  # 1 paid half for being near and half for the last centimetres: too little to adapt for, headroom 0.18
@@ -154,3 +160,38 @@ class QuadrotorTrack(Task):
 
     def error(self, readings: Readings) -> Tensor:
         return (readings["pos"] - readings["target_pos"]).norm(dim=-1)
+
+    # ---- one who knows how --------------------------------------------------------------------------------------------------
+
+    def expert(self, readings: Readings, told: Values) -> Tensor:
+        """(N, 4) actions: acceleration towards the target, the wind's force, gusts included, and the rotors' torque compensated."""
+        # Tilt follows its command through the rate loop and the motors' lag: three equal poles are as fast as that goes without a swing.
+        lag, loop = told["motor_lag"].unsqueeze(-1), quadrotor.INERTIA[0] / quadrotor.RATE_GAIN[0]
+        pole = (1 / lag + 1 / loop) / 3
+        attitude_gain, damping = pole**3 * lag * loop, 3 * pole**2 * lag * loop - 1
+        slow = POSITION_PART * pole
+        position_gain, velocity_gain = slow**2, POSITION_DAMPING * slow
+        radius, rate = told["target_radius"].unsqueeze(-1), told["target_rate"].unsqueeze(-1)
+        phase = readings["phase"] + rate * (1 + damping) / attitude_gain  # the tilt comes late: it is that for the target's path by then
+        ahead = -(rate**2) * radius * torch.cat([phase.sin(), 2 * (2 * phase).sin(), 0 * phase], -1)
+        error, error_rate = readings["target_pos"] - readings["pos"], readings["target_linvel"] - readings["linvel"]
+        wanted = ahead + (position_gain * error + velocity_gain * error_rate).clamp(-MAX_PULL, MAX_PULL)
+        wanted[:, 2] += GRAVITY
+        mass = quadrotor.MASS + told["payload"].unsqueeze(-1)
+        force = mass * wanted - wind.drag(self.wind(readings, told), readings["linvel"], told["drag_area"].unsqueeze(-1))
+
+        turned = rotation_from_wxyz(readings["quat"])
+        inward = turned.transpose(-1, -2)
+        lift = (inward @ force.unsqueeze(-1)).squeeze(-1)  # in the frame
+        efficiency = torch.stack([told[f"rotor_{i + 1}"] for i in range(4)], -1)
+        thrust = (lift[:, 2] / efficiency.mean(-1)).clamp(0.0, quadrotor.MAX_THRUST)
+        upward = lift / lift.norm(dim=-1, keepdim=True)
+        place = force.new_tensor(quadrotor.ROTORS)
+        lever = torch.stack([(efficiency * place[:, axis]).mean(-1) - efficiency.mean(-1) * told[f"com_{'xy'[axis]}"] for axis in range(2)], -1)
+        torque = thrust.unsqueeze(-1) * torch.stack([lever[:, 1], -lever[:, 0]], -1)
+        gain = force.new_tensor(quadrotor.RATE_GAIN[:2])
+        spinning = (inward @ readings["angvel"].unsqueeze(-1)).squeeze(-1)[:, :2]
+        rates = attitude_gain * torch.stack([-upward[:, 1], upward[:, 0]], -1) - damping * spinning - torque / gain
+        spin = -2.0 * torch.atan2(turned[:, 1, 0], turned[:, 0, 0])
+        more = (thrust - quadrotor.HOVER) / (quadrotor.MAX_THRUST - quadrotor.HOVER)
+        return torch.cat([more.unsqueeze(-1), torch.cat([rates, spin.unsqueeze(-1)], -1) / force.new_tensor(quadrotor.MAX_RATE)], -1).clamp(-1.0, 1.0)

@@ -111,3 +111,9 @@ class TabularMDP(Task):
     def error(self, readings: Readings) -> Tensor:
         """How much less the last action pays on average than the best one in its state."""
         return readings["regret"][..., 0]
+
+    def expert(self, readings: Readings, told: Values) -> Tensor:
+        """(N, A) the best action for all that is left of the episode."""
+        worth = self.advantages(self.means(told), self.probabilities(told))
+        rows, now = torch.arange(len(worth)), readings["time"][:, 0].long().clamp(max=self.horizon - 1)
+        return one_hot(worth[rows, now, readings["state"].argmax(-1)].argmax(-1), ACTIONS).float()

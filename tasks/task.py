@@ -309,3 +309,17 @@ class Task(ABC):
         """(...) bool: nothing moves any more, so the wait of `settle_time` may end."""
         some = next(iter(readings.values()))
         return torch.ones(some.shape[:-1], dtype=torch.bool, device=some.device)
+
+    # ---- one who knows how --------------------------------------------------------------------------------------------------
+
+    def expert(self, readings: Readings, told: Values) -> Tensor:
+        """(N, A) actions of one who knows how it is done, by what is sensed and by what it is told, rightly or wrongly, of the tasks.
+
+        A reference, which shows that the task can be done and what knowing its parameters is worth. It may read in simulation what no robot senses.
+        """
+        raise NotImplementedError(f"{self.name} has no expert")
+
+    @property
+    def has_expert(self) -> bool:
+        """Whether someone knows how it is done."""
+        return type(self).expert is not Task.expert

@@ -28,8 +28,9 @@ def extremes(param):
 
 def environment(task, engine="", num_tasks=1):
     """Two robots for each task; of choices, one for each that there is and one more, or, where they cost physics, the expert alone."""
-    num_robots = 2 if not task.discrete else task.spec.action_size + 1 if "analytic" in task.simulators else 1
-    return BatchedEnv(task, num_tasks, num_robots, simulator=engine, num_threads=1)
+    analytic = "analytic" in task.simulators
+    num_robots = 2 if not task.discrete else task.spec.action_size + 1 if analytic else 1
+    return BatchedEnv(task, num_tasks, num_robots + (analytic and task.has_expert), simulator=engine, num_threads=1)
 
 
 def play(env, rows):
@@ -37,22 +38,22 @@ def play(env, rows):
 
     One robot does a bit of everything, the other goes one way with all its might: a sparse reward must be met to be felt. Where actions are
     choices, each robot but the first makes one of them all the time. An analytic task is cheap enough for many episodes; with an expert, its
-    decisions in the nominal task are repeated by one robot.
+    decisions in the nominal task are repeated by the last robot.
     """
     generator = torch.Generator().manual_seed(1)
     analytic, size = "analytic" in env.task.simulators, env.spec.action_size
     env.set_tasks(env.task.custom(rows))
     env.rng.manual_seed(0)
     yield env.reset().flatten(1)
-    shown = expert_actions(env.task.name) if hasattr(env.task, "expert") else None
+    shown = expert_actions(env.task.name) if env.task.has_expert else None
     for i in range(ANALYTIC_STEPS if analytic else min(STEPS, env.task.horizon)):
         if env.all_ended:  # an earlier end in one of two tasks is an effect, too: what is seen has the same length
             env.reset()
         yield env.obs.unflatten(0, (env.num_tasks, env.num_robots)).flatten(1)
         action = 0.5 + 0.5 * torch.rand(1, env.num_robots, size, generator=generator)
-        action[:, 1:] = torch.eye(size)[: env.num_robots - 1]
+        action[:, 1:] = torch.eye(env.num_robots - 1, size)
         if shown is not None:
-            action[:, min(1, env.num_robots - 1)] = shown[i % len(shown)]
+            action[:, -1] = shown[i % len(shown)]
         step = env.step(action.expand(env.num_tasks, -1, -1))
         yield step.next_obs.flatten(1)
         yield step.reward.flatten(1)
@@ -75,7 +76,7 @@ def expert_actions(name):
     env = BatchedEnv(task, 1, num_threads=1)
     env.set_tasks(task.custom([{}]))
     env.reset()
-    return torch.cat([env.step(task.expert(env.readings, env.values).unsqueeze(0)).action[0] for _ in range(task.horizon)])
+    return torch.cat([env.step(task.expert(env.sensed, env.values).unsqueeze(0)).action[0] for _ in range(task.horizon)])
 
 
 @pytest.mark.parametrize(("name", "engine"), CASES)

@@ -118,7 +118,7 @@ def play(env: BatchedEnv, batch, actions, expert=None):
         if env.all_ended:
             obs.append(env.reset())
         if expert is not None:
-            action[::2] = expert(env.readings, env.values).unflatten(0, action.shape[:2])[::2]
+            action[::2] = expert(env.sensed, env.values).unflatten(0, action.shape[:2])[::2]
         steps.append(env.step(action))
         obs.append(steps[-1].next_obs)
     return torch.stack(obs).flatten(1, 2), steps
@@ -130,7 +130,7 @@ def played(request):
     task = tasks.make(request.param)
     batch = task.sample(0).concatenate([task.sample(8, split) for split in task.splits])
     env = BatchedEnv(task, len(batch), seed=0)
-    expert = getattr(task, "expert", None)  # what takes skill to see does not change under random actions
+    expert = task.expert if task.has_expert else None  # what takes skill to see does not change under random actions
     steps = 3 if task.horizon == 1 else STEPS if expert is None else task.horizon
     obs, steps = play(env, batch, random_actions(env, steps), expert)
     return env, batch, obs, steps

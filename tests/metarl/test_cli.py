@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,9 +70,15 @@ def test_describe_knows_what_was_measured(measured, capsys, monkeypatch):
     monkeypatch.setattr(meta_parameters, "zoo", lambda: ["zoo:arm_reach/rl2", "zoo:arm_slide/rl2"])
     monkeypatch.setattr(meta_parameters, "resolve", lambda name: measured if str(name) in ("zoo:arm_reach/rl2", str(measured)) else Path("nowhere"))
     cli.main(["describe", "arm_reach"])
-    assert "headroom: 0.40 [0.31, 0.52], measured on 64 tasks of split iid" in capsys.readouterr().out
+    assert "headroom: 0.40 [0.31, 0.52] of a trained oracle above a trained policy without memory, measured on 64 tasks of split iid" in capsys.readouterr().out
     cli.main(["describe", "arm_slide"])
-    assert "headroom:" not in capsys.readouterr().out
+    assert re.search(
+        r"headroom: 0\.\d\d \[.*\] of the best who knows the task above the best who does not, measured on \d+ tasks of split iid", capsys.readouterr().out
+    )
+    cli.main(["describe", "half_cheetah_vel"])
+    assert "of an ideal body that is told above one that is not" in capsys.readouterr().out
+    cli.main(["describe", "walker_rand_params"])
+    assert "headroom: not known" in capsys.readouterr().out
     cli.main(["describe", str(measured)])
     said = capsys.readouterr().out
     assert "returns: 1.00 2.25 after 0, 1 … episodes, split iid in mujoco" in said

@@ -1,27 +1,28 @@
-"""What the vehicles' tasks can be done with, and that it takes knowing the task: experts told the true parameters, and wrong ones."""
+"""What tasks can be done with, and that it takes knowing the task: experts told the true parameters, and wrong ones."""
 
 import numpy as np
 import pytest
 import torch
 
 from metarl import tasks
-from metarl.tasks import experts
+from metarl.tasks import car_track
 from metarl.tasks.batched_env import BatchedEnv
+from metarl.tasks.grid_navi import GOALS
 from metarl.tasks.parameters import TaskBatch
 
 NUM = 32
 
 
-def episode(env, batch, expert, told):
-    """(H, N) rewards of one episode in the tasks `batch`, of an expert who is told the tasks `told`; None acts at random."""
+def episode(env, batch, told, expert=None):
+    """(H, N) rewards of one episode in the tasks `batch`, of the expert, or another one, who is told the tasks `told`; told None it acts at random."""
     env.set_tasks(batch)
     env.rng.manual_seed(0)
     env.reset()
-    values = {name: torch.as_tensor(v, dtype=torch.float32) for name, v in told.named().items()}
-    chance = torch.Generator().manual_seed(0)
+    values = None if told is None else {name: torch.as_tensor(v, dtype=torch.float32) for name, v in told.named().items()}
+    expert, chance = expert or env.task.expert, torch.Generator().manual_seed(0)
     rewards = []
     for _ in range(env.spec.horizon):
-        action = expert(env.readings, values) if expert else 2 * torch.rand(NUM, env.spec.action_size, generator=chance) - 1
+        action = expert(env.sensed, values) if values else 2 * torch.rand(NUM, env.spec.action_size, generator=chance) - 1
         rewards.append(env.step(action.unsqueeze(1)).reward[:, 0])
     return torch.stack(rewards)
 
@@ -48,7 +49,7 @@ def untold(batch):
     values = batch.values.copy()
     for i, param in enumerate(batch.params):
         if param.hidden:
-            low, high = param.train
+            low, high = param.train or (param.encode(param.nominal),) * 2
             values[:, i] = np.sqrt(low * high) if param.scale == "log" else 0.5 * (low + high)
     return TaskBatch(batch.task, batch.params, values, batch.ids)
 
@@ -70,7 +71,7 @@ def of():
 
 def test_flying_needs_the_task(of):
     env, batch = of("quadrotor_track")
-    told, wrong, random = (episode(env, batch, expert, values) for expert, values in ((experts.fly, batch), (experts.fly, neighbours(batch)), (None, batch)))
+    told, wrong, random = (episode(env, batch, values) for values in (batch, neighbours(batch), None))
     reached = told[100:].mean()  # the first second goes into getting there, gusts and motor lags leave some millimetres
     print(f"last second: told {reached:.3f}, wrong {wrong[100:].mean():.3f}")
     print("return: told {:.1f}, wrong {:.1f}, random {:.1f}".format(*(rewards.sum(0).mean() for rewards in (told, wrong, random))))
@@ -81,10 +82,8 @@ def test_flying_needs_the_task(of):
 
 def test_driving_needs_the_task(of):
     env, batch = of("car_track")
-    bolder = [episode(env, batch, lambda readings, told, grip=grip: experts.drive(readings, told, grip), batch).sum(0) for grip in (0.6, 0.9)]
-    told, wrong, random = (
-        episode(env, batch, expert, values).sum(0) for expert, values in ((experts.drive, batch), (experts.drive, neighbours(batch)), (None, batch))
-    )
+    bolder = [episode(env, batch, batch, lambda readings, told, grip=grip: car_track.drive(readings, told, grip)).sum(0) for grip in (0.6, 0.9)]
+    told, wrong, random = (episode(env, batch, values).sum(0) for values in (batch, neighbours(batch), None))
     possible = torch.stack([told, *bolder]).amax(0)  # with the best boldness for each task, known in hindsight
     print(f"return: told {told.mean():.1f}, best in hindsight {possible.mean():.1f}, wrong {wrong.mean():.1f}, random {random.mean():.1f}")
     assert (told - random).mean() > 0.9 * (possible - random).mean()
@@ -94,16 +93,53 @@ def test_driving_needs_the_task(of):
 @pytest.mark.parametrize(("name", "part"), [("friction", 0.15), ("steering_bias", 0.4), ("motor_gain", 0.25)])
 def test_a_driver_pays_for_each_wrong_belief(of, name, part):
     env, batch = of("car_track")
-    tries = ((experts.drive, batch), (experts.drive, far(batch, name)), (None, batch))
-    told, wrong, random = (episode(env, batch, expert, values).sum(0).mean() for expert, values in tries)
+    told, wrong, random = (episode(env, batch, values).sum(0).mean() for values in (batch, far(batch, name), None))
     print(f"{name}: told {told:.1f}, the other end {wrong:.1f}, random {random:.1f}")
     assert told - wrong > part * (told - random)
 
 
-@pytest.mark.parametrize(("name", "expert"), [("quadrotor_track", experts.fly), ("car_track", experts.drive)])
-def test_there_is_something_to_adapt_to(of, name, expert):
+@pytest.mark.parametrize("name", ["quadrotor_track", "car_track"])
+def test_there_is_something_to_adapt_to(of, name):
     env, batch = of(name)
-    told, average, random = (episode(env, batch, who, values).sum(0).mean() for who, values in ((expert, batch), (expert, untold(batch)), (None, batch)))
+    told, average, random = (episode(env, batch, values).sum(0).mean() for values in (batch, untold(batch), None))
     headroom = (told - average) / (told - random)
     print(f"{name}: told {told:.1f}, untold {average:.1f}, random {random:.1f}: headroom {headroom:.2f}")
     assert headroom > 0.2
+
+
+@pytest.mark.parametrize("name", ["arm_reach", "arm_reach_jaco"])
+def test_reaching_takes_the_cameras_error_and_no_more(of, name):
+    env, batch = of(name)
+    camera = np.array([p.name.startswith("camera") for p in batch.params])
+    knows_it_alone = TaskBatch(batch.task, batch.params, np.where(camera, batch.values, untold(batch).values), batch.ids)
+    miss = []
+    for told in (knows_it_alone, untold(batch)):
+        episode(env, batch, told)
+        miss.append(env.task.error(env.readings).median())
+    assert miss[0] < 0.001 < 0.04 < miss[1]
+
+
+@pytest.mark.parametrize(("name", "miss"), [("arm_slide", 0.1), ("arm_slide_jaco", 0.025)])
+def test_a_strike_that_is_told_the_task_comes_near(of, name, miss):
+    env, batch = of(name)
+    told, average, random = (episode(env, batch, values).sum(0).mean() for values in (batch, untold(batch), None))
+    episode(env, batch, batch)
+    assert env.task.error(env.readings).median() < miss
+    assert told - average > 0.3 * (told - random)
+
+
+def test_the_shortest_way_to_each_cell(of):
+    env, batch = of("grid_navi")
+    distance = torch.tensor([x + y for x, y in GOALS])[torch.as_tensor(batch.column("goal")).long()]
+    torch.testing.assert_close(episode(env, batch, batch).sum(0), 15 - 1.1 * (distance - 1))
+
+
+def test_who_is_told_an_mdp_earns_what_it_is_worth(of):
+    env, batch = of("tabular_mdp_n10")
+    earned = episode(env, batch, batch).sum(0).mean()
+    values = {name: torch.as_tensor(v, dtype=torch.float32) for name, v in batch.named().items()}
+    means, probabilities = env.task.means(values), env.task.probabilities(values)
+    worth = means.amax(-1)
+    for _ in range(env.spec.horizon - 1):
+        worth = (means + (probabilities * worth[:, None, None]).sum(-1)).amax(-1)
+    assert earned.item() == pytest.approx(worth[:, 0].mean().item(), rel=0.1)  # chance pays the rest
