@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from metarl import tasks
 from metarl.tasks import Task, simulators
+from metarl.tasks.appliances import MECHANISMS
 from metarl.tasks.batched_env import BatchedEnv
 from metarl.tasks.simulators.mujoco import MujocoSimulator
 from metarl.tasks.simulators.simulator import RobotSimulator
@@ -36,10 +38,12 @@ def parity(num_tasks: int = 48, num_threads: int = 1) -> dict[str, Any]:
         flight: of a quadrotor in wind with random commands, gap of the place [mm] and of the attitude [mrad] after one second.
         slalom: of a car on roads from ice to asphalt with the same steering, gap of the place [cm] and of the heading [mrad] after three
             seconds, and the way driven [m].
+        chores: of a kitchen after its cupboard was opened by the right motion and a knob turned, gap of swinging doors [mrad], of sliding ones [mm],
+            of the knob [mrad] and of the hand [mm], and the part of the cupboards that are open in each engine.
     """
     return {
         "free_motion": _free_motion(num_tasks, num_threads), "slide": _slide(num_threads), "strike": _strike(num_tasks, num_threads),
-        "flight": _flight(num_tasks, num_threads), "slalom": _slalom(num_tasks, num_threads),
+        "flight": _flight(num_tasks, num_threads), "slalom": _slalom(num_tasks, num_threads), "chores": _chores(num_tasks, num_threads),
     }  # fmt: skip
 
 
@@ -62,6 +66,23 @@ def _slalom(num_tasks: int, num_threads: int) -> dict[str, float]:
     return {
         "place_cm_median": place.median().item(), "place_cm_p90": place.quantile(0.9).item(), "heading_mrad_median": turn.median().item(),
         "driven_m_median": ends["mujoco"]["driven"].median().item(),
+    }  # fmt: skip
+
+
+def _chores(num_tasks: int, num_threads: int) -> dict[str, float]:
+    task = tasks.make("kitchen")
+    batch = task.sample(num_tasks, "iid")
+    opening, turning = batch.column("mechanism"), task.action_names.index("turn_2_left") + batch.column("sense")
+    actions = one_hot(torch.as_tensor(np.stack([opening, turning])).long(), len(task.action_names)).float().unsqueeze(2)
+    ends = _ends("kitchen", actions, num_threads)
+    swings = torch.tensor([kind == "hinge" for kind, *_ in MECHANISMS.values()])[opening.astype(int)]
+    hinge, slide = (1e3 * (ends["mujoco"]["door_qpos"] - ends["pybullet"]["door_qpos"]).abs()).unbind(-1)
+    knob = 1e3 * (ends["mujoco"]["knob_turn"] - ends["pybullet"]["knob_turn"])[:, 1].abs()
+    hand = 1e3 * _gap(ends["mujoco"]["tool_pos"], ends["pybullet"]["tool_pos"])
+    return {
+        "swinging_door_mrad_median": hinge[swings].median().item(), "sliding_door_mm_median": slide[~swings].median().item(),
+        "knob_mrad_median": knob.median().item(), "knob_mrad_max": knob.max().item(), "hand_mm_max": hand.max().item(),
+        **{f"{engine}_open": ends[engine]["opened"].mean().item() for engine in ENGINES},
     }  # fmt: skip
 
 
