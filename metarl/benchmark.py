@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +21,7 @@ from metarl import env_figures, learner_figures
 from metarl.measuring import Figure
 from metarl.robots.spec import unknown_name
 
-BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
+BENCHMARKS: dict[str, Callable[[], Iterable[Figure]]] = {
     "physics": env_figures.env_against_physics,
     "suite": env_figures.every_env_against_physics,
     "vector": env_figures.every_env_against_async_vector_env,
@@ -56,11 +56,11 @@ def run_benchmarks(names: Sequence[str], console: Console) -> dict[str, Any]:
     }
     table, figures = Table("", "measured", "goal", ""), []
     for name in names or BENCHMARKS:
-        with console.status(f"{name}: {_about(name)}"):
-            found = BENCHMARKS[name]()
-        for figure in found:
-            table.add_row(*_row(figure))
-        figures += [{"benchmark": name, **asdict(figure)} for figure in found]
+        with console.status(f"{name}: {_about(name)}") as status:
+            for figure in BENCHMARKS[name]():
+                table.add_row(*_row(figure))
+                figures.append({"benchmark": name, **asdict(figure)})
+                status.update(f"{name}: {figure.name}: {figure.value:.3g} {figure.unit}")
     console.print(table)
     return {"machine": machine, "figures": figures}
 

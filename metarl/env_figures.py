@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -40,12 +41,10 @@ def env_against_physics() -> list[Figure]:
     return [Figure(f"BatchedEnv of {TASK} against bare Batch.step", ratio, goal=">= 0.8"), Figure(f"BatchedEnv of {TASK}", rate, "decisions/s")]
 
 
-def every_env_against_physics() -> list[Figure]:
+def every_env_against_physics() -> Iterator[Figure]:
     """The same for every task in MuJoCo of at least 7 degrees of freedom, in a part of an episode."""
-    return [
-        Figure(f"BatchedEnv of {task.name} against bare Batch.step", _against_physics(task, _part(task), rounds=5)[0], goal=">= 0.8")
-        for task in physical_tasks()
-    ]
+    for task in physical_tasks():
+        yield Figure(f"BatchedEnv of {task.name} against bare Batch.step", _against_physics(task, _part(task), rounds=5)[0], goal=">= 0.8")
 
 
 def physical_tasks() -> Iterator[Task]:
@@ -87,19 +86,23 @@ def _episode(env: BatchedEnv, action: torch.Tensor, decisions: int) -> int:
 # ---- against processes of Gymnasium -----------------------------------------------------------------------------------------
 
 
-def every_env_against_async_vector_env() -> list[Figure]:
+def every_env_against_async_vector_env() -> Iterator[Figure]:
     """The same tasks against gymnasium's processes with one environment each."""
-    return [
-        Figure(f"BatchedEnv of {task.name} against AsyncVectorEnv with {ASYNC_WORKERS} workers", _against_async_vector_env(task), goal=">= 5")
-        for task in physical_tasks()
-    ]
+    for task in physical_tasks():
+        yield Figure(f"BatchedEnv of {task.name} against AsyncVectorEnv with {ASYNC_WORKERS} workers", _against_async_vector_env(task), goal=">= 5")
+
+
+def _processes(name: str, number: int) -> gymnasium.vector.AsyncVectorEnv[Any, Any]:
+    """Processes with one environment each, forked from one without threads: a fork of this one, which has MuJoCo's, may hang."""
+    multiprocessing.set_forkserver_preload(["metarl.tasks.gymnasium"])
+    return gymnasium.vector.AsyncVectorEnv([functools.partial(gymnasium.make, name)] * number, context="forkserver")
 
 
 def _against_async_vector_env(task: Task) -> float:
     """Decisions per second as a multiple of theirs."""
-    decisions, name = _part(task), env_id(task)
+    decisions = _part(task)
     with torch_threads(1):
-        workers = gymnasium.vector.AsyncVectorEnv([lambda: gymnasium.make(name) for _ in range(ASYNC_WORKERS)])
+        workers = _processes(f"metarl.tasks.gymnasium:{env_id(task)}", ASYNC_WORKERS)
         env = _env(task)
         action = Still(env).act(torch.empty(0))
         theirs = action[:ASYNC_WORKERS, 0].argmax(-1).numpy() if task.discrete else action[:ASYNC_WORKERS, 0].numpy()
@@ -119,14 +122,11 @@ def _against_async_vector_env(task: Task) -> float:
 def env_against_gymnasiums_half_cheetah() -> list[Figure]:
     """half_cheetah_vel against the fastest way to step Gymnasium's own HalfCheetah-v5: one by one, or in as many processes as it likes best."""
     task = tasks.make("half_cheetah_vel")
-    ways = {
-        "one by one": (gymnasium.vector.SyncVectorEnv, ASYNC_WORKERS),
-        **{f"{n} processes": (gymnasium.vector.AsyncVectorEnv, n) for n in (NUM_THREADS, ASYNC_WORKERS)},
-    }
     given = np.random.default_rng(0).uniform(-1, 1, (ASYNC_WORKERS, task.spec.action_size))
     with torch_threads(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MuJoCo's, of Gymnasium's model
-        theirs = {name: kind([lambda: gymnasium.make("HalfCheetah-v5") for _ in range(number)]) for name, (kind, number) in ways.items()}
+        theirs: dict[str, Any] = {f"{number} processes": _processes("HalfCheetah-v5", number) for number in (NUM_THREADS, ASYNC_WORKERS)}
+        theirs["one by one"] = gymnasium.vector.SyncVectorEnv([functools.partial(gymnasium.make, "HalfCheetah-v5")] * ASYNC_WORKERS)
         env = _env(task)
         action = Still(env).act(torch.empty(0))
         for workers in theirs.values():
