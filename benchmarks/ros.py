@@ -205,7 +205,9 @@ def machine() -> str:
     """What this was measured on, and what else ran there."""
     model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    return f"{os.cpu_count()} cores ({model}), Linux {platform.release()}, Python {platform.python_version()}; mean load of the last 1, 5, 15 minutes: {load}"
+    urgent = ", all nodes at real-time priority" if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR) else ""
+    here = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores ({model}), shared with other work{urgent}"
+    return f"{here}; Linux {platform.release()}, Python {platform.python_version()}; mean load of the last 1, 5, 15 minutes: {load}"
 
 
 def show(headings: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> list[str]:

@@ -83,6 +83,13 @@ class SafetyNode:
         self._answer_late()
         self._decide()
 
+    def _answer(self, stamp: int) -> None:
+        """Hold the pose for a command that is not carried out: whoever gave it waits for what becomes of it."""
+        try:
+            self._send(self.guard.hold(stamp, runtime.steady_now()))
+        except Rejected:
+            self._unanswered = stamp
+
     def _answer_late(self) -> None:
         """Hold the pose for the command that came when none was known."""
         if self._unanswered is not None:
@@ -96,6 +103,7 @@ class SafetyNode:
             self.speakers.hear(info["publication_sequence_number"], runtime.steady_now())
         except Rejected as rejected:
             self._emergency(rejected)
+            self._answer(stamp)
             return
         if self._waiting is not None:
             self._refuse(self._waiting[0].stamp, Rejected("superseded", "a newer command came before the joint states were new enough"))
@@ -128,7 +136,9 @@ class SafetyNode:
             return response
         self.guard.reset()
         self.speakers = Speakers()
-        self._waiting = None
+        if self._waiting is not None:
+            self._answer(self._waiting[0].stamp)
+            self._waiting = None
         self.status.publish("guarding: reset by hand")
         self._tell_state()
         response.success, response.message = True, "reset"
