@@ -23,7 +23,7 @@ from metarl.statistics import Estimate, interval
 ROOT = Path(__file__).parents[1]
 ZOO, SEEDS, CURVES = ROOT / "metarl" / "zoo", Path(__file__).parent / "seeds", Path(__file__).parent / "curves"
 NUM_TASKS = {"mujoco": 128, "analytic": 128, "pybullet": 64}
-MANY_TASKS = {"bandit_n10_k5": 8192, "bandit_n100_k5": 4096, "tabular_mdp_n10": 2048}  # where a task is nearly all chance, and costs nothing
+MANY_TASKS = {"bandit_n10_k5": 8192, "bandit_n100_k5": 4096, "tabular_mdp_n10": 2048, "grid_navi": 1024}  # where a task is nearly all chance, and costs nothing
 BY_THEMSELVES = ("metagenrl",)  # a new agent needs more than a trial: see learned_objective.py
 SPLITS = {"mujoco": ("iid", "ood_near", "ood_far"), "analytic": ("iid", "ood_near", "ood_far"), "pybullet": ("iid",)}  # those that the task has
 
@@ -66,18 +66,19 @@ def markdown(evaluation: Evaluation) -> str:
         "",
     ]
     lines += ["| algorithm | | " + " | ".join(f"after {k}" for k in episodes) + " |", "|---|---|" + "---|" * len(episodes)]
+    chance = tasks.make(evaluation.task).discrete  # returns of few values: what is published of them are means, and the middle half of 0 and 1 is neither
     for name, outcome in evaluation.outcomes.items():
         seeds = f" ({len(outcome.files)} seeds)" if len(outcome.files) > 1 else ""
         rows = [
-            ("return", outcome.returns, 1.0, 2),
-            ("gain", outcome.gains, 1.0, 2),
+            ("mean return" if chance else "return", _means(outcome) if chance else outcome.returns, 1.0, 2),
+            ("gain", [] if chance else outcome.gains, 1.0, 2),
             ("last third", outcome.late_returns, 1.0, 2),
             (f"error, {unit}", outcome.errors, factor, 1),
             ("score", outcome.scores, 1.0, 2),
         ]
         for label, estimates, scale, digits in rows:
             if estimates:
-                first = f"**{name}**{seeds}" if label == "return" else ""
+                first = f"**{name}**{seeds}" if label.endswith("return") else ""
                 lines.append(f"| {first} | {label} | " + " | ".join(_said(estimates[k], scale, digits) for k in episodes) + " |")
     lines += ["", "Mean return of a whole trial: " + ", ".join(f"{name} {_said(_whole_trial(o), 1, 2)}" for name, o in evaluation.outcomes.items()) + "."]
     return "\n".join(lines) + "\n"
@@ -86,6 +87,10 @@ def markdown(evaluation: Evaluation) -> str:
 def shown(episodes: int) -> list[int]:
     """All episodes of a trial, or some where there are many."""
     return list(range(episodes)) if episodes <= 20 else [k for k in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500) if k < episodes - 1] + [episodes - 1]
+
+
+def _means(outcome: Outcome) -> list[Estimate]:
+    return interval(lambda x: x.mean(1), list(outcome.returns_by_task))
 
 
 def _whole_trial(outcome: Outcome) -> Estimate:
@@ -148,7 +153,7 @@ def summary(outcome: Outcome, evaluation: Evaluation) -> dict[str, Any]:
     """What stands in the JSON file beside a zoo file; each number with its interval."""
     asked = {name: getattr(evaluation, name) for name in ("split", "simulator", "num_tasks", "num_robots", "error_unit", "headroom")}
     found = {name: getattr(outcome, name) for name in ("returns", "gains", "late_returns", "errors", "scores")}
-    return {**asked, "seeds_pooled": len(outcome.files), **found}
+    return {**asked, "seeds_pooled": len(outcome.files), **found, "mean_returns": _means(outcome), "mean_return_of_trial": _whole_trial(outcome)}
 
 
 def main() -> None:
@@ -170,8 +175,10 @@ def main() -> None:
             plot_trainings(task, ROOT / "docs" / f"{task}_training.png")
             parts.append(trainings(task))
         (ROOT / "docs" / f"{task}.md").write_text("\n".join(parts))
-    parts = [p.read_text() for p in sorted((ROOT / "docs").glob("*.md")) if p.stem.startswith(tuple(tasks.names()))]
-    head = "# Results\n\nInterquartile means over held-out tasks with 95 % bootstrap intervals, by number of episodes of adaptation.\n"
+    parts = [p.read_text() for p in sorted((ROOT / "docs").glob("*.md")) if p.stem.startswith(tuple(named))]
+    head = "# Results\n\nInterquartile means (where actions are choices: means) with 95 % bootstrap intervals, by number of episodes of adaptation, over\n"
+    head += "tasks of the splits that training does not draw from. Where a task is one of a few combinations, as on grids, in kitchens or of two directions,\n"
+    head += "split iid holds combinations that training has met as well. Intervals of one seed are over tasks, not over trainings.\n"
     head += "Made by `python benchmarks/results.py` from the files in `metarl/zoo` and `benchmarks/seeds`.\n"
     (ROOT / "RESULTS.md").write_text(head + "\n" + "\n".join(parts))
 

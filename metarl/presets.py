@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -129,9 +130,11 @@ PRESETS["metagenrl", "point_navigation"] = {"discount": 0.9}
 
 
 def config_for(algorithm: str, task: str) -> Any:
-    """The algorithm's configuration for a task: its defaults, and over them what PRESETS says of the pair.
+    """The algorithm's configuration for a task: its defaults, and over them what PRESETS says of the pair, or of a task whose name differs in numbers alone.
 
     Raises:
         ValueError: no algorithm has that name.
     """
-    return algos.load(algorithm).Config(**PRESETS.get((algorithm, task), {}))
+    of_algorithm = {name: settings for (whose, name), settings in PRESETS.items() if whose == algorithm}
+    family = (settings for name, settings in of_algorithm.items() if re.sub(r"\d+", "", name) == re.sub(r"\d+", "", task))
+    return algos.load(algorithm).Config(**of_algorithm.get(task, next(family, {})))

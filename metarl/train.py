@@ -57,8 +57,9 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What must be equal for a training to be continued, by name."""
         config = {f"config.{k}": v for k, v in asdict(self.config).items() if k != "iterations"}
-        version = tasks.make(self.task).version
-        return {"algorithm": self.algorithm, "task": self.task, "task_version": version, "seed": self.seed, "simulator": self.simulator, **config}
+        task = tasks.make(self.task)
+        of_task = {"task": self.task, "task_version": task.version, "task_has_training_reward": task.has_training_reward}
+        return {"algorithm": self.algorithm, **of_task, "seed": self.seed, "simulator": self.simulator, **config}
 
 
 @dataclass(frozen=True)

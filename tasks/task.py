@@ -278,7 +278,7 @@ class Task(ABC):
         """(...) what a learner may be told in simulation in place of `reward`, from true readings after a decision.
 
         Either a publication did so, or it has the same expectation up to a constant, and less of chance in it. It is never what is judged, nor what an
-        adapter sees.
+        adapter sees. Learners with a memory and PPO are told it, and PEARL's actor and critics; the others are told the reward.
         """
         raise NotImplementedError(f"{self.name} tells nothing but its reward")
 

@@ -9,7 +9,8 @@ Deviations from the papers, and why:
   of an episode, which that order hides; where an episode is one decision (a strike), this is the outcome itself.
 - the policy reads o directly beside h: acting then changes nothing, as `Adapter.act` promises.
 - PPO with generalised advantages in place of TRPO; gradients go through the whole trial, never through a cut-off part of it.
-- in training the value function is told the task's parameters and the time left.
+- in training the value function is told the task's parameters and the time left, and where a task has a `training_reward` that is what PPO maximises:
+  in bandits and tabular MDPs the expected advantage of what was done, where the papers have the rewards that happened.
 """
 
 from __future__ import annotations

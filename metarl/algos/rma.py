@@ -15,6 +15,7 @@ states and actions; tasks here may differ in a goal that only rewards tell. Both
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,7 @@ class RMA(TrialPPO):
     def __init__(self, spec: EnvSpec, params: tuple[Param, ...], config: RMAConfig, seed: int = 0) -> None:
         super().__init__(spec, params, config, seed)
         self.student_optimizer = torch.optim.Adam(self.student.parameters(), config.student_learning_rate)
+        self.teacher_iterations = math.ceil(config.teacher_part * config.iterations)
 
     def make_network(self) -> TrialNetworkWithTeacher:
         """Teacher, student, and the policy and the value function that they share."""
@@ -131,7 +133,7 @@ class RMA(TrialPPO):
     @property
     def teaching(self) -> bool:
         """The teacher is not ready yet."""
-        return self.iteration < self.config.teacher_part * self.config.iterations
+        return self.iteration < self.teacher_iterations
 
     def ppo_parameters(self) -> list[nn.Parameter]:
         """The teacher's."""
@@ -171,11 +173,12 @@ class RMA(TrialPPO):
         return {"student_loss": sum(losses) / len(losses), "unexplained": losses[-1] / max(spread, 1e-12)}
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"student_optimizer": self.student_optimizer.state_dict()}
+        return super().state_dict() | {"student_optimizer": self.student_optimizer.state_dict(), "teacher_iterations": self.teacher_iterations}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.student_optimizer.load_state_dict(state["student_optimizer"])
+        self.teacher_iterations = int(state["teacher_iterations"])  # a training that is continued for longer is longer for the student
 
 
 ALGORITHM = RMA

@@ -11,8 +11,9 @@ A linear embedding, two TC blocks and one attention of one head, as for the pape
 once; an adapter keeps the x, k and v of its trial, so that a decision costs one token and not the whole trial.
 
 Deviations from the paper: PPO with generalised advantages in place of TRPO. The memory takes in transitions, o' among them, and the policy reads o
-directly beside it, for the reasons given in rl2.py. In training the value function is told the task's parameters and the time left. In a trial that
-is longer than those of training, the convolutions see its last part, and the attention all of it.
+directly beside it, for the reasons given in rl2.py. In training the value function is told the task's parameters and the time left, and PPO maximises a
+task's `training_reward` where it has one, as in rl2.py. In a trial that is longer than those of training, the convolutions see its last part, and the
+attention all of it.
 """
 
 from __future__ import annotations

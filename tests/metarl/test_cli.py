@@ -210,8 +210,9 @@ def test_demo_runs_the_ros_graph_in_another_process(capsys, monkeypatch):
 
 def test_presets_name_settings_that_exist():
     for algorithm, task in presets.PRESETS:
-        assert task in tasks.names()
+        assert tasks.make(task).name == task
         presets.config_for(algorithm, task)  # a setting that does not exist raises
+    assert presets.config_for("rl2", "bandit_n50_k3") == presets.config_for("rl2", "bandit_n10_k5"), "what differs in numbers alone"
     assert presets.config_for("rl2", "no preset").num_tasks == algos.load("rl2").Config().num_tasks
 
 

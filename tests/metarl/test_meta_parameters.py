@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from metarl import meta_parameters
+from metarl import meta_parameters, tasks
 from metarl.tasks.arm_reach import ArmReach
 
 
@@ -219,7 +219,10 @@ def test_what_a_training_state_cannot_hold_is_named(tmp_path):
 
 @pytest.mark.parametrize("entry", meta_parameters.zoo())
 def test_the_zoo_can_be_trained_again_on_any_machine(entry):
-    """The command stands in the file, and no folder of the machine that ran it."""
-    command = str(meta_parameters.describe(meta_parameters.resolve(entry))["command"])
-    assert "metarl train" in command
-    assert " /" not in command, command
+    """The command stands in the file, names what exists, and no folder of the machine that ran it."""
+    about = meta_parameters.describe(meta_parameters.resolve(entry))
+    assert " /" not in about["command"]
+    program, verb, algorithm, task, *options = about["command"].partition(" && ")[0].split()
+    assert (program, verb, algorithm) == ("metarl", "train", about["algorithm"])
+    assert tasks.make(task).name == entry.removeprefix("zoo:").partition("/")[0]
+    assert f"--seed {about['seed']}" in " ".join(options) or about["seed"] == 0

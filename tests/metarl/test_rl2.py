@@ -1,5 +1,6 @@
 import dataclasses
 
+import pytest
 import torch
 
 from metarl import algos, tasks
@@ -35,8 +36,11 @@ def near_goal_rollout(algorithm, task):
     return collect(env, adapter, explore=True, on_step=remember), hidden, adapter
 
 
-def test_recomputed_hidden_states_and_actions_are_those_of_acting_also_with_early_ends():
-    task, algorithm = small("rl2")
+@pytest.mark.parametrize("name", ["rl2", "hypernetwork"])
+def test_recomputed_hidden_states_and_actions_are_those_of_acting_also_with_early_ends(name):
+    task, algorithm = small(name)
+    for parameter in algorithm.network.policy.parameters():  # a hypernetwork begins with weights that do not depend on the memory
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     rollout, hidden, adapter = near_goal_rollout(algorithm, task)
     assert not bool(rollout.valid.all()), "no episode ended early: the test would show nothing"
     batch = algorithm.batch(rollout)

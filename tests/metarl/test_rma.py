@@ -1,9 +1,16 @@
 """RMA: what the teacher is told, when the student takes over, and what each of the two phases leaves alone."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from metarl import tasks
 from metarl.algos.rma import StudentAdapter, TeacherAdapter
+from metarl.rollout import collect
+from metarl.tasks.batched_env import BatchedEnv
+from metarl.tasks.point_navigation import PointNavigation
+from metarl.trials import valid_first
 
 
 @pytest.fixture
@@ -54,6 +61,35 @@ def test_what_is_trained_when(algorithm, small_rollout):
     algorithm.iteration = 3
     algorithm.meta_update(small_rollout(algorithm))
     assert {name.split(".")[0] for name in moved(after, state())} == {"memory"}, "the policy must stay what the student's numbers mean something to"
+
+
+def test_a_training_that_is_continued_for_longer_stays_the_students(algorithm, small_config):
+    algorithm.iteration = 4
+    longer = type(algorithm)(algorithm.spec, algorithm.params, dataclasses.replace(algorithm.config, iterations=20), seed=1)
+    assert longer.teaching
+    longer.load_state_dict(algorithm.state_dict())
+    assert not longer.teaching
+
+
+def test_recomputed_guesses_are_those_of_acting_also_with_early_ends(algorithm):
+    class EndsNearby(PointNavigation):
+        def terminated(self, readings):
+            return self.error(readings) < 0.15
+
+    env = BatchedEnv(EndsNearby(), 3, 2, seed=5)
+    env.set_tasks(tasks.make("point_navigation").custom([{"goal_x": 0.2, "goal_y": 0.2}, {"goal_x": 0.5, "goal_y": -0.5}, {"goal_x": -0.3, "goal_y": 0.0}]))
+    algorithm.iteration = 3
+    adapter, known = algorithm.adapter(3, 2, training=True), []
+    act = adapter.act
+    adapter.act = lambda obs, explore=True: (known.append(adapter.known().flatten(0, 1)), act(obs, explore))[1]
+    rollout = collect(env, adapter, explore=True)
+    assert not bool(rollout.valid.all()), "no episode ended early: the test would show nothing"
+    batch = algorithm.batch(rollout)
+    guesses = algorithm.student.guesses(batch.transition[:, :-1])
+    acted = torch.stack(known, 1)  # by decision of the trial, held ones too
+    order = valid_first(rollout)
+    expected = acted.gather(1, order.unsqueeze(-1).expand(*order.shape, acted.shape[-1]))
+    torch.testing.assert_close(guesses[batch.valid], expected[batch.valid], rtol=1e-4, atol=1e-5)
 
 
 def test_the_student_learns_the_teachers_numbers(algorithm, small_rollout):
