@@ -4,6 +4,7 @@
 #   make test    checks and tests, as the continuous integration runs them
 #   make check   format, lint and types alone
 #   make learn   the slow tests: does each algorithm learn?
+#   make zoo     train everything in metarl/zoo again and measure it: RESULTS.md; many hours
 #   make bench   speed, printed and written to runs/benchmark.json
 
 # the first that fits is taken; another one: make PYTHON=/usr/bin/python3.12 demo
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 # by a variable, so that it holds for the isolated build of the package as well
 INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo demo-ros test check learn bench clean
+.PHONY: demo demo-ros test check learn zoo bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.for-demo
@@ -32,6 +33,10 @@ check: $(VENV)/.for-test
 
 learn: $(VENV)/.for-test
 	$(BIN)/python -m pytest -m learn
+
+zoo: $(VENV)/.for-demo
+	$(BIN)/python benchmarks/retrain.py
+	$(BIN)/python benchmarks/results.py
 
 bench: $(VENV)/.for-demo
 	$(BIN)/metarl benchmark --json runs/benchmark.json
