@@ -29,7 +29,7 @@ WINDOW, LEAST = 20, 10  # decisions over which interventions are counted, and ho
 
 
 class Mode(StrEnum):
-    """What is learned, and who acts."""
+    """What is learned, and who acts; whether anything is learned at all is also a matter of `SafeAdapter.enable`, which never changes who acts."""
 
     ADAPT = "adapt"  # it learns, and acts on what it has learned
     FROZEN = "frozen"  # it acts on what it has learned before, and learns nothing
@@ -69,6 +69,7 @@ class SafeAdapter:
     Attributes:
         bounds: may be changed at any time.
         counts: what happened, by name: accepted, excluded (decisions that were not to be learned from), rollbacks, and the reasons.
+        enabled: nobody has switched learning off by hand.
         version: epoch and sequence number of the event that what is understood comes from; (-1, -1) where it is the meta-parameters' own state.
         off: why nothing is learned any more, or "".
     """
@@ -77,7 +78,7 @@ class SafeAdapter:
         self, adapter: Adapter, reward_range: tuple[float, float], clock: Callable[[], float] = time.monotonic, experience: Experience | None = None
     ) -> None:
         self.bounds, self.counts = Bounds(), Counter[str]()
-        self.version, self.off = (-1, -1), ""
+        self.version, self.off, self.enabled = (-1, -1), "", True
         self.milliseconds = self.distance = 0.0
         self._adapter, self._range, self.clock, self._experience = adapter, reward_range, clock, experience
         self._event = self._learned = (-1, -1)  # the present one, and the latest of this trial that something was learned from
@@ -160,8 +161,8 @@ class SafeAdapter:
             self._switch_off("rollback_loop")
 
     def enable(self, on: bool) -> None:
-        """Switch learning on, also where it had been switched off for a reason, or off. On holds from the next episode."""
-        self.bounds.mode = Mode.ADAPT if on else Mode.FROZEN
+        """Switch learning on, also where it had been switched off for a reason, or off; who acts stays as it is. On holds from the next episode."""
+        self.enabled = on
         if on:
             self.off, self._rolled_back = "", 0
 
@@ -181,7 +182,11 @@ class SafeAdapter:
 
     @property
     def _learns(self) -> bool:
-        return self._takes_part and not self.off and self.bounds.mode is not Mode.FROZEN
+        return self._takes_part and self._may_learn
+
+    @property
+    def _may_learn(self) -> bool:
+        return self.enabled and not self.off and self.bounds.mode is not Mode.FROZEN
 
     def _go_back(self) -> None:
         self._spare = None
@@ -192,7 +197,7 @@ class SafeAdapter:
 
     def _begin_episode(self) -> None:
         # an adapter counts the decisions of an episode: it takes part from the beginning or not at all
-        self._takes_part = not self.off and self.bounds.mode is not Mode.FROZEN
+        self._takes_part = self._may_learn
         self._used, self._rewards = 0, list[float]()
         self._before = duplicate(self._adapter)
 

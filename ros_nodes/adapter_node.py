@@ -342,8 +342,10 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         return response
 
     def _enable(self, on: bool) -> str:
+        if on and self.bounds.mode is Mode.FROZEN:
+            raise ValueError("the parameter mode is frozen, so nothing is learned: set it to adapt or shadow")
         self.safe.enable(on)
-        return f"mode {self.bounds.mode}" + (", from the next episode on" if on else "")
+        return f"mode {self.bounds.mode}, learning " + ("from the next episode on" if on else "off")
 
     def _reset(self) -> str:
         self.safe.roll_back("by_hand")

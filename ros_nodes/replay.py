@@ -189,7 +189,7 @@ def circumstances(loop: ControlLoop, excluded: str) -> dict[str, float]:
     safe = loop.adapter
     assert isinstance(safe, SafeAdapter)
     bounds = {name: float(getattr(safe.bounds, name)) for name in _BOUNDS}
-    hand = {"off": float(bool(safe.off)), "by_hand": float(safe.counts["by_hand"])}
+    hand = {"off": float(bool(safe.off)), "disabled": float(not safe.enabled), "by_hand": float(safe.counts["by_hand"])}
     return {
         "stale": float(bool(excluded)),
         "mode": float(_MODES.index(safe.bounds.mode)),
@@ -210,11 +210,11 @@ def _restore(loop: ControlLoop, was: Mapping[str, float], learned: float) -> str
         return ""
     for name in _BOUNDS:
         setattr(safe.bounds, name, was[name])
+    while was["by_hand"] > safe.counts["by_hand"]:
+        safe.roll_back("by_hand")
     if safe.off and not was["off"]:
         safe.enable(True)
-    safe.bounds.mode = _MODES[int(was["mode"])]
-    if was["by_hand"] > safe.counts["by_hand"]:
-        safe.roll_back("by_hand")
+    safe.bounds.mode, safe.enabled = _MODES[int(was["mode"])], not was.get("disabled", 0.0)
     loop.max_step, loop.ramp = was["max_step"], int(was["ramp"])
     return "stale_state" if was["stale"] else ""
 

@@ -90,6 +90,22 @@ def test_in_shadow_it_learns_but_the_meta_parameters_act():
     assert acts(safe) == 0.5
 
 
+def test_switching_learning_off_and_on_never_changes_who_acts():
+    """In shadow nothing that was learned, and nobody has looked at yet, may reach the robot."""
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    safe.bounds.mode = Mode.SHADOW
+    episode(safe, 0.5)
+    for on in (False, True):
+        safe.enable(on)
+        assert acts(safe) == 0.0
+        assert safe.bounds.mode is Mode.SHADOW
+    safe.enable(False)
+    episode(safe, 0.5)
+    assert safe.distance == 0.5  # of the first episode alone
+    safe.bounds.mode = Mode.ADAPT
+    assert acts(safe) == 0.5
+
+
 def test_what_the_robot_did_not_do_is_not_learned_from():
     safe = SafeAdapter(Learner(at_end=0.25), (0.0, 1.0))
     episode(safe, 0.5, 0.5, valid=False)

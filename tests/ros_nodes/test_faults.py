@@ -194,8 +194,12 @@ def test_learning_that_goes_too_far_or_takes_too_long_ends_where_it_should(opera
     operator.until(lambda: operator.said["adapter"].get("adaptation_off") == "over_budget", "learning to be switched off")
     operator.flows()  # the robot goes on
     assert operator.set("adapter", budget=2.0) == [""]
-    assert operator.ask(SetBool, "adapter/enable_adaptation", data=True).message == "mode adapt, from the next episode on"
+    assert operator.ask(SetBool, "adapter/enable_adaptation", data=True).message == "mode adapt, learning from the next episode on"
     operator.until(lambda: operator.said["adapter"].get("adaptation_off") == "", "learning to be on")
+    assert operator.set("adapter", mode="frozen") == [""]
+    refused = operator.ask(SetBool, "adapter/enable_adaptation", data=True)
+    assert (refused.success, refused.message) == (False, "the parameter mode is frozen, so nothing is learned: set it to adapt or shadow")
+    assert operator.set("adapter", mode="adapt") == [""]
     rollbacks = operator.count("adapter", "adaptation_by_hand")
     assert operator.ask(Trigger, "adapter/reset_adaptation").success
     operator.more("adapter", "adaptation_by_hand", than=rollbacks)

@@ -209,7 +209,11 @@ def test_what_people_changed_meanwhile_is_replayed_as_well(tmp_path, file):
             safe.bounds.mode = Mode.SHADOW
         elif event.sequence == 5:
             safe.bounds.mode = Mode.ADAPT
+        elif event.sequence == 6:
+            safe.enable(False)
         elif event.sequence == 7:
+            safe.enable(True)
+            safe.roll_back("by_hand")
             safe.roll_back("by_hand")
         elif event.sequence == 9:
             safe.bounds.trust_radius = 0.01
