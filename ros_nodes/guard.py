@@ -165,6 +165,10 @@ class Guard(BaseGuard):
         """What belongs to a stop that is under way: nothing, for an arm brakes by one command; a vehicle needs many."""
         return None
 
+    def at_rest(self, now: float) -> bool:
+        """Whether nothing more needs to be sent for the arm to come to rest: the controller has the whole of a braking or of a trajectory."""
+        return self.state is not State.TRACKING
+
     # ---- watching ---------------------------------------------------------------------------------------------------------
 
     def watch(self, now: float) -> Stop | None:

@@ -51,7 +51,10 @@ def description(kind: type[Choice]) -> LaunchDescription:
 
 
 def started(specs: tuple[NodeSpec, ...], namespace: str) -> list[Node | RegisterEventHandler]:
-    """Actions that start nodes, and end all of them when one ends: a trial has an end, and a graph that lost a node has nothing left to do."""
+    """Actions that start nodes, and end all of them when one ends: a simulated trial has an end, and a graph that lost a node has nothing left to do.
+
+    A real robot is left to nobody: where there is no simulator, the others may come and go, and only the end of the safety node ends the graph.
+    """
     nodes = {
         spec.name: Node(
             package="metarl", executable=spec.executable, name=spec.name, namespace=namespace, output="screen",
@@ -59,8 +62,11 @@ def started(specs: tuple[NodeSpec, ...], namespace: str) -> list[Node | Register
         )
         for spec in specs
     }  # fmt: skip
+    guarded = "safety" in nodes and "sim" not in nodes
     ends = [
-        RegisterEventHandler(OnProcessExit(target_action=node, on_exit=[EmitEvent(event=Shutdown(reason=f"{name} ended"))])) for name, node in nodes.items()
+        RegisterEventHandler(OnProcessExit(target_action=node, on_exit=[EmitEvent(event=Shutdown(reason=f"{name} ended"))]))
+        for name, node in nodes.items()
+        if name == "safety" or not guarded
     ]
     return [*nodes.values(), *ends]
 

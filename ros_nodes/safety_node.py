@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import numpy as np
+from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
@@ -32,6 +33,7 @@ from metarl.ros_nodes.workspace import Workspace
 # no ground to interrupt the motion of the command that was accepted
 PASSED_OVER = ("duplicate", "out_of_order", "superseded")
 WATCH_PERIOD, GRAPH_PERIOD = 0.01, 0.1  # s between two looks at the age of things, and at who is there
+END_TIME = 4.0  # s given to come to rest when this node is asked to end: what launches nodes kills them after 5 s
 SETTINGS = (
     Setting("reach", Guard.reach, 0.01, 1.0),
     Setting("rest_speed", Guard.rest_speed, 0.001, 0.5),
@@ -68,6 +70,16 @@ class SafetyNode:
         node.create_service(Trigger, "~/reset", self._on_reset)
         runtime.steady_timer(node, WATCH_PERIOD, self._watch)
         runtime.steady_timer(node, GRAPH_PERIOD, self._look_around)
+
+    def close(self) -> None:
+        """Bring the robot to rest before nobody guards it any more; what is asked for meanwhile is refused."""
+        if self.guard.state in (State.MOVING, State.TRACKING):
+            self._emergency(Rejected("shutdown", "the safety node was asked to end"))
+        end, executor = runtime.steady_now() + END_TIME, self.node.executor
+        assert executor is not None, "this node is being spun"
+        while not self.guard.at_rest(runtime.steady_now()) and runtime.steady_now() < end:
+            executor.spin_once(timeout_sec=WATCH_PERIOD)  # braking goes on in `_watch`
+        self._controller.wait_for_all_acked(Duration(seconds=0.5))
 
     # ---- what comes in --------------------------------------------------------------------------------------------------------
 

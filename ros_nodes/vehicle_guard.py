@@ -105,22 +105,30 @@ class VehicleGuard(BaseGuard):
 
     def hold(self, stamp: int, now: float) -> Command:
         """The next command on the way to rest; to be sent again and again (`follow`). It needs no odometry, though a level hover is better with it."""
+        if self.state is not State.STOPPED:
+            self.state = State.HOLDING
+        elapsed = min(max(now - self._sent_at, 0.0), self.robot.control_dt)
+        return self._send(stamp, self._braking(now, elapsed), now)
+
+    def _braking(self, now: float, elapsed: float) -> Array:
+        """What to send `elapsed` s after the command before."""
         attitude: WXYZ | None = None
         climbing = 0.0
         with contextlib.suppress(Rejected):
             measured = self.fresh(now)
             w, x, y, z = (float(v) for v in measured.qpos[3:])
             attitude, climbing = (w, x, y, z), float(measured.qvel[2])
-        if self.state is not State.STOPPED:
-            self.state = State.HOLDING
-        elapsed = min(max(now - self._sent_at, 0.0), self.robot.control_dt)
-        return self._send(stamp, self._inside(np.array(self.robot.safe(self._sent, attitude, climbing, elapsed))), now)
+        return self._inside(np.array(self.robot.safe(self._sent, attitude, climbing, elapsed)))
 
     def follow(self, now: float) -> Command | None:
         """The next command of a stop that is under way, once a period; None where there is nothing to send."""
         if self.state not in (State.HOLDING, State.STOPPED) or now - self._sent_at < 0.9 * self.robot.control_dt:
             return None
         return self.hold(self._answered(), now)
+
+    def at_rest(self, now: float) -> bool:
+        """Whether the last command was one of rest, for all that is known by now, and nothing else will be sent by itself."""
+        return self.state is State.IDLE or self.state is not State.TRACKING and np.allclose(self._braking(now, self.robot.control_dt), self._sent)
 
     # ---- watching ---------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Vehicles on the real graph: nodes in processes of their own, over DDS."""
 
+import itertools
 import os
 import signal
 
@@ -10,13 +11,14 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
+from nav_msgs.msg import Odometry
 from sensor_msgs.msg import LaserScan
 from std_msgs.msg import Float64MultiArray
 
-from metarl import meta_parameters, tasks
+from metarl import meta_parameters, robots, tasks
 from metarl.rollout import collect
 from metarl.ros_nodes import messages, runtime
-from metarl.ros_nodes.graph import Car, Graph, NodeFailed, Quadrotor, graph
+from metarl.ros_nodes.graph import Car, Graph, NodeFailed, NodeSpec, Quadrotor, graph
 from metarl.tasks.batched_env import BatchedEnv
 
 # ROS's message packages import a parser that imports what Python has deprecated
@@ -67,3 +69,32 @@ def test_a_car_whose_adapter_is_killed_brakes_and_keeps_its_steering_angle(domai
     assert (np.diff(ramp) <= 1e-9).all()
     bend = [m.twist.angular.z / m.twist.linear.x for m in sent[max(0, last - 3) : last + 1]]
     np.testing.assert_allclose(bend, bend[0], atol=1e-6)
+
+
+def test_a_safety_node_that_is_asked_to_end_first_brakes(domain, listen):
+    """`ros2 launch` sends SIGINT to all at once: nobody else is there to stop the car, and its driver may hold the last command for ever."""
+    safety = NodeSpec("safety", "safety_node", {"robot": "car"}, {"command": "adapter/command"})
+    says = {"adapter/command": TwistStamped, "odom": Odometry}
+    topics = {"cmd_vel": (TwistStamped, runtime.COMMAND), "safety/status": (DiagnosticArray, runtime.LATCHED)}
+    car = robots.load("car")
+    with Graph((safety,), domain) as running, listen(domain, topics, says) as ear:
+        sent, clock = ear.heard["cmd_vel"], itertools.count(1)
+
+        def tick():
+            stamp = next(clock) * 20_000_000
+            odometry = Odometry()
+            odometry.header.stamp, odometry.header.frame_id, odometry.child_frame_id = messages.to_time(stamp), "odom", "base_link"
+            odometry.pose.pose.orientation.w = 1.0
+            ear.mouth["odom"].publish(odometry)
+            ear.mouth["adapter/command"].publish(messages.twist_command(car.twist_of((4.0, 0.2)), stamp))
+
+        ear.node.create_timer(0.02, tick)
+        ear.until(lambda: sent and sent[-1].twist.linear.x == pytest.approx(4.0), "the car to drive")
+        before = len(sent)
+        os.kill(running.pids()["safety"], signal.SIGINT)
+        ear.until(lambda: running.finished("safety"), "the safety node to end")
+        ear.until(lambda: sent[-1].twist.linear.x <= 1.1e-3, "the last command")
+    speed = np.array([m.twist.linear.x for m in sent[before:]])
+    braking = speed[np.flatnonzero(speed < 4.0 - 1e-6)[0] :]
+    assert (np.diff(braking) <= 1e-9).all()
+    assert len(braking) > 20  # 4 m/s at 4 m/s², a command every 0.04 s
