@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from metarl.ros_nodes.base_guard import BaseGuard, Measured, State, Stop
-from metarl.ros_nodes.limits import Array, Command, Limits, check_form, check_set_point, check_trajectory, sample
+from metarl.ros_nodes.limits import Array, Command, Limits, check_form, check_set_point, check_trajectory, gentle_time, sample
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.workspace import Workspace
 
 HOLD_TIME = 0.1  # s given to come to rest; longer where the joints may not brake as hard
+HELD_BAND = 0.1  # rad or m that a load may draw a joint away from the pose that is held; further away, somebody has moved it
 OVERLOAD_TIME = 0.1  # s that a joint may push harder than its limit
 TAKEOVER = 0.5  # s of silence after which another publisher may speak: the one before was started anew
 
@@ -110,21 +111,23 @@ class Guard(BaseGuard):
         """The command that brings the robot to rest where it is, as fast as its accelerations allow, and inside of the position limits.
 
         Each joint brakes evenly, so it comes to rest half its speed times the braking time further on; nearer only where a limit is nearer.
-        A pose that is being held is not measured again: a load would pull the robot down step by step.
+        A pose that is being held is not measured again, for a load would pull the robot down step by step; unless the robot is no longer there.
 
         Raises:
             Rejected: stale_state, where there is no pose to hold: then nothing must be sent.
         """
         if self.state is State.STOPPED and self._held is None:
             raise Rejected("stale_state", "no pose was known when the robot was stopped")
-        if self._held is None or self.state not in (State.HOLDING, State.STOPPED):
-            qpos, qvel = self._where(now)
-            time = max(HOLD_TIME, float((np.abs(qvel) / self.limits.qacc).max()))
-            qpos = np.clip(qpos + 0.5 * qvel * time, self.limits.lower, self.limits.upper)
-            self._held = Command(stamp, np.array([time]), qpos[None], np.zeros_like(qpos)[None])
+        qpos, qvel = self._where(now)
+        time = max(HOLD_TIME, float((np.abs(qvel) / self.limits.qacc).max()))
+        rest = np.clip(qpos + 0.5 * qvel * time, self.limits.lower, self.limits.upper)
+        if self._held is not None and self.state in (State.HOLDING, State.STOPPED) and (np.abs(self._held.qpos[0] - rest) <= HELD_BAND).all():
+            rest = self._held.qpos[0]
+        time = gentle_time(self.limits, qpos, qvel, rest, time)
+        self._held = Command(stamp, np.array([time]), rest[None], np.zeros_like(rest)[None])
         if self.state is not State.STOPPED:
             self._rest(State.HOLDING)
-        return self._held._replace(stamp=stamp)
+        return self._held
 
     def _where(self, now: float) -> tuple[Array, Array]:
         """Pose and velocity to brake from: as measured, or where what is carried out should be by now."""

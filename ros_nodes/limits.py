@@ -97,10 +97,10 @@ def extremes(time: Array, qpos: Array, qvel: Array, start_qpos: Array) -> tuple[
         return _extremes(np.diff(time, prepend=0.0)[..., None], qpos, qvel, start_qpos[..., None, :])
 
 
-def _extremes(dt: Array, qpos: Array, qvel: Array, start: Array) -> tuple[Array, Array, Array, Array]:
+def _extremes(dt: Array, qpos: Array, qvel: Array, start: Array, start_qvel: Array | float = 0.0) -> tuple[Array, Array, Array, Array]:
     before = np.concatenate([start, qpos[..., :-1, :]], -2)
     # q(s) = before + a s + b s² + c s³ with s from 0 to 1
-    a = np.concatenate([np.zeros_like(start), qvel[..., :-1, :]], -2) * dt
+    a = np.concatenate([np.zeros_like(start) + start_qvel, qvel[..., :-1, :]], -2) * dt
     end, step = qvel * dt, qpos - before
     b, c = 3 * step - 2 * a - end, a + end - 2 * step
     inside = [_part(-a, 2 * b)]  # where the velocity is zero: of the cubic, and of the parabola that it is for c = 0
@@ -124,6 +124,22 @@ def sample(command: Command, start_qpos: Array, when: Array) -> tuple[Array, Arr
     b, c = 3 * step - 2 * a - end, a + end - 2 * step
     moving = (when < command.time[-1])[:, None]
     return qpos[s] + u * (a + u * (b + u * c)), np.where(moving, (a + u * (2 * b + 3 * c * u)) / dt, 0.0)
+
+
+def gentle_time(limits: Limits, qpos: Array, qvel: Array, target: Array, least: float) -> float:
+    """Seconds in which the robot comes to rest at `target` (J,) from `qpos`, moving at `qvel`, within its limits; `least` where no time would do.
+
+    That is where a position limit is nearer than the braking distance: then the only choice is to brake harder, or to go beyond it.
+    """
+    lower, upper, fastest = np.minimum(limits.lower, qpos), np.maximum(limits.upper, qpos), np.maximum(limits.qvel, np.abs(qvel))
+    end = target[None], np.zeros_like(target)[None]
+    for time in least * 1.1 ** np.arange(60):
+        with np.errstate(all="ignore"):  # as in `extremes`
+            lowest, highest, speed, acceleration = _extremes(np.full((1, 1), time), *end, qpos[None], qvel)
+        inside = (lowest >= lower - SLACK) & (highest <= upper + SLACK) & (speed <= fastest * (1 + SLACK)) & (acceleration <= limits.qacc * (1 + SLACK))
+        if inside.all():
+            return float(time)
+    return least
 
 
 def trajectory_breaks(limits: Limits, time: Array, qpos: Array, qvel: Array, start_qpos: Array) -> list[Break]:

@@ -128,7 +128,7 @@ class VehicleGuard(BaseGuard):
 
     def at_rest(self, now: float) -> bool:
         """Whether the last command was one of rest, for all that is known by now, and nothing else will be sent by itself."""
-        return self.state is State.IDLE or self.state is not State.TRACKING and np.allclose(self._braking(now, self.robot.control_dt), self._sent)
+        return self.state is State.IDLE or (self.state is not State.TRACKING and np.allclose(self._braking(now, self.robot.control_dt), self._sent))
 
     # ---- watching ---------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import pytest
 
 from metarl import robots
 from metarl.ros_nodes.base_guard import Measured, State
-from metarl.ros_nodes.guard import HOLD_TIME, Guard, Speakers
+from metarl.ros_nodes.guard import HELD_BAND, HOLD_TIME, Guard, Speakers
 from metarl.ros_nodes.limits import Command, Limits, extremes
 from metarl.ros_nodes.rejection import Rejected
 
@@ -224,6 +224,52 @@ def test_a_held_pose_is_not_measured_again():
     again = made.hold(2, NOW + 0.01)
     assert np.array_equal(again.qpos, held.qpos)
     assert again.stamp == 2
+
+
+def within_limits(command, qpos, qvel=0.0):
+    """Whether the robot can come to the command's end from where it is: by the cubic between the two."""
+    time, qvel = command.time[0], np.zeros(7) + qvel
+    *_, speed, acceleration = (
+        x[1] for x in extremes(np.array([1.0, 1.0 + time]), np.stack([qpos, command.qpos[0]]), np.stack([qvel, command.qvel[0]]), np.array(qpos))
+    )
+    return (speed <= np.maximum(ARM.qvel, np.abs(qvel)) * (1 + 1e-6)).all() and (acceleration <= ARM.qacc * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("state", [State.HOLDING, State.STOPPED])
+def test_an_arm_that_was_moved_by_hand_is_not_torn_back(state):
+    """0.8 rad at 0.1 rad/s, while it is held or stopped: the next refused command must not send it back, in 0.1 s, to where it was."""
+    made = guard()
+    made.stop("estop", NOW) if state is State.STOPPED else made.hold(1, NOW)
+    now, qpos = NOW, HOME.copy()
+    for i in range(1, 801):
+        now += 0.01
+        qpos = HOME + np.array([0.001 * i, 0, 0, 0, 0, 0, 0])
+        made.measure(SEEN + 10_000_000 * i, qpos, np.array([0.1, 0, 0, 0, 0, 0, 0]), now)
+    made.measure(SEEN + 9_000_000_000, qpos, np.zeros(7), now)
+    assert made.state is state
+    held = made.hold(2, now)
+    assert np.abs(held.qpos[0] - qpos).max() <= HELD_BAND
+    assert within_limits(held, qpos)
+    made.measure(SEEN + 9_010_000_000, qpos - 0.9 * HELD_BAND, np.zeros(7), now + 0.01)  # a load: the pose stays, the way back is gentle
+    again = made.hold(3, now + 0.01)
+    assert np.array_equal(again.qpos, held.qpos)
+    assert within_limits(again, qpos - 0.9 * HELD_BAND)
+    assert not within_limits(again._replace(time=np.array([HOLD_TIME])), qpos - 0.9 * HELD_BAND)
+
+
+def test_an_arm_beyond_its_limits_is_led_back_gently():
+    pose = HOME.copy()
+    pose[3] = ARM.upper[3] + 0.5
+    held = guard(qpos=pose).hold(7, NOW)
+    assert held.qpos[0, 3] == ARM.upper[3]
+    assert within_limits(held, pose)
+
+
+def test_a_held_pose_of_which_nothing_is_known_any_more_is_not_sent_again():
+    made = guard()
+    made.hold(1, NOW)
+    with pytest.raises(Rejected, match="stale_state"):
+        made.hold(2, NOW + 0.2)
 
 
 # ---- emergency stop, resets -------------------------------------------------------------------------------------------------
