@@ -66,10 +66,25 @@ class Roster:
             raise ValueError(f"{', '.join(unknown)} cannot be managed: the nodes are {', '.join(names)}")
         self.names, self.managed, self.timeout, self.busy_timeout = tuple(names), tuple(managed), timeout, busy_timeout
         self._heard: dict[str, tuple[float, str]] = {}
+        self._inactive: dict[str, int] = {}  # of nodes that were active: how often in a row they have said since that they are not
 
     def hear(self, name: str, said: str, now: float) -> None:
         """A heartbeat at `now` (s)."""
         self._heard[name] = now, said
+        if said == "active":
+            self._inactive[name] = 0
+        elif said == "unconfigured":  # a new process
+            self._inactive.pop(name, None)
+        elif said == "inactive" and name in self._inactive:
+            self._inactive[name] += 1
+
+    def withdrawn(self) -> tuple[str, ...]:
+        """Nodes that were active and are no more, without having died: somebody has deactivated them, or they have themselves."""
+        return tuple(name for name in self.managed if self._inactive.get(name, 0) > 1)  # the first time may have been said before it was activated
+
+    def begin(self) -> None:
+        """There is a new goal: whoever is inactive may be activated."""
+        self._inactive.clear()
 
     def state(self, name: str, now: float) -> str:
         """What a node does: as it says itself, or "missing" where it was never heard, or "dead"."""
@@ -114,6 +129,8 @@ class Roster:
                 return Step(name, "configure")
         for name in self.names:
             state = self.state(name, now)
+            if state == "inactive" and name in self._inactive:
+                return None
             if name in self.managed and state in _TOWARDS[goal]:
                 return Step(name, _TOWARDS[goal][state])
             if state in ("missing", "dead") or state.startswith(BUSY) or (name not in self.managed and name not in ready):

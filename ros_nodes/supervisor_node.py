@@ -2,7 +2,7 @@
 
 Nodes that have a life cycle are configured at once, and activated in the order of `nodes`, when those before are active or, without a life cycle, ready.
 They go down in the reverse order. A node that is not heard for `timeout` s is dead, and is told by its name; if it comes back, it is brought up again
-where that had been asked for.
+where that had been asked for. One that was deactivated by somebody else, or by itself, stays so until `~/startup`.
 Subscribes NODE/heartbeat, NODE/status. Publishes `~/status`, `~/heartbeat`, `diagnostics`. Services: `~/startup`, `~/pause`, `~/shutdown` (Trigger),
 which answer at once; the status says when it is done. Parameters: nodes, managed (names); autostart (for simulations; on hardware somebody must ask);
 timeout, busy_timeout, patience (s, for which nothing new may happen on the way).
@@ -81,10 +81,15 @@ class SupervisorNode:
     def _begin(self, goal: Goal) -> None:
         self.goal, self._waits, self._reached = goal, Patience(runtime.steady_now()), goal is Goal.AS_IT_IS
         self._not_before = 0.0
+        self.roster.begin()
 
     def _on_timer(self) -> None:
         now = runtime.steady_now()
         self._report_dead(now)
+        if self.goal is Goal.ACTIVE and (withdrawn := self.roster.withdrawn()):
+            self.goal = Goal.AS_IT_IS
+            self.status.counts["withdrawn"] += 1
+            self.status.publish(f"{', '.join(withdrawn)} was deactivated, not by this node, and stays so until ~/startup", ready=False, trouble=True)
         if self.goal is Goal.AS_IT_IS:
             return
         ready = [name for name, is_ready in self._ready.items() if is_ready]

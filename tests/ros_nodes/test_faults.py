@@ -10,6 +10,8 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
@@ -224,6 +226,19 @@ def test_pause_is_a_stop_and_startup_goes_on_from_the_measured_pose(operator):
     forwarded = operator.count("safety", "forwarded")
     operator.wait(0.5)
     assert operator.count("safety", "forwarded") == forwarded
+    assert operator.ask(Trigger, "supervisor/startup").success
+    operator.flows()
+
+
+def test_an_adapter_that_a_person_has_deactivated_stays_so_until_startup(operator):
+    operator.flows()
+    assert operator.ask(ChangeState, "adapter/change_state", transition=Transition(label="deactivate")).success
+    operator.more("supervisor", "withdrawn", than=0)
+    forwarded = operator.count("safety", "forwarded")
+    operator.wait(1.0)
+    assert operator.said["adapter"]["lifecycle"] == "inactive"
+    assert operator.count("safety", "forwarded") == forwarded
+    assert operator.said["supervisor"]["message"] == "adapter was deactivated, not by this node, and stays so until ~/startup"
     assert operator.ask(Trigger, "supervisor/startup").success
     operator.flows()
 

@@ -76,6 +76,25 @@ def test_who_is_silent_is_dead_and_may_come_back():
     assert roster().dead(100.0) == ()  # never heard is not dead
 
 
+def test_who_was_deactivated_by_others_is_not_activated_again():
+    """By a person, or by itself, for having decided what no robot may do: only a new process, or a new goal, brings it up again."""
+    made = roster(sim="running", safety="running", adapter="active")
+    made.hear("adapter", "inactive", 10.1)  # late: said before it was activated
+    assert made.withdrawn() == ()
+    made.hear("adapter", "active", 10.2)
+    for when in (10.3, 10.4):
+        made.hear("adapter", "inactive", when)
+        assert made.next_step(Goal.ACTIVE, ALL, when) is None
+    assert made.withdrawn() == ("adapter",)
+    made.begin()
+    assert made.withdrawn() == ()
+    assert made.next_step(Goal.ACTIVE, ALL, 10.5) == Step("adapter", "activate")
+    made.hear("adapter", "active", 10.6)
+    made.hear("adapter", "unconfigured", 10.7)  # killed, and started anew
+    made.hear("adapter", "inactive", 10.8)
+    assert made.next_step(Goal.ACTIVE, ALL, 10.9) == Step("adapter", "activate")
+
+
 def test_only_nodes_can_be_managed():
     with pytest.raises(ValueError, match="adaptor cannot be managed: the nodes are sim, adapter"):
         Roster(("sim", "adapter"), ("adaptor",), 1.0, 60.0)
