@@ -156,11 +156,11 @@ class VehicleGuard(BaseGuard):
         return command
 
     def reset(self) -> None:
-        """End an emergency stop, and forget what was measured: commands decided before it are refused."""
+        """End an emergency stop, and forget what was measured: commands decided before it are refused. Braking goes on until a good one comes."""
         if self.measured is not None:
             self._since = max(self._since, self.measured.stamp + 1)
         self.measured, self.stop_cause = None, ""
-        self._rest(State.IDLE)
+        self._rest(State.IDLE if self.state is State.IDLE else State.HOLDING)
 
     def _rest(self, state: State) -> None:
         self.state, self._heard_at = state, -np.inf

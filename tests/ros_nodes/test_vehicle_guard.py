@@ -146,6 +146,22 @@ def test_an_emergency_stop_lasts_until_it_is_reset():
     guard.judge(command(1080 * MS, 2.0, 0.0), 0.09)
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_reset_does_not_end_the_braking(stopped):
+    """At 4 m/s, and no command comes any more."""
+    guard = guarded()
+    guard.judge(command(1000 * MS, 4.0, 0.3), 0.01)
+    if stopped:
+        guard.stop("estop", 0.02)
+    guard.reset()
+    sent = [guard.follow(0.02 + 0.04 * i) for i in range(1, 30)]
+    assert [s.qpos[0, 0] for s in sent if s is not None][-1] == 0.0
+    assert guard.state is State.HOLDING
+    fresh = guarded()
+    fresh.reset()
+    assert fresh.state is State.IDLE  # where nothing was ever sent, nothing is
+
+
 @pytest.mark.parametrize(("may_jump", "state"), [(True, State.IDLE), (False, State.STOPPED)])
 def test_a_vehicle_that_is_elsewhere_at_once(may_jump, state):
     guard = guarded(may_jump=may_jump)
