@@ -66,6 +66,7 @@ class ControlLoop:
         self.max_step, self.excluded = 0.05, ""
         self.deciding = False
         self.ramp = RAMP
+        self._clamped = False  # the open decision's set-point was moved nearer to the measured pose
         self._expected: tuple[Readings, Readings] | None = None  # as measured, and completed
 
     def look_ahead(self, seen: Readings) -> None:
@@ -112,7 +113,8 @@ class ControlLoop:
     ) -> Decision | None:
         """Tell the adapter what became of its decision, and act again unless the episode has ended.
 
-        What was executed differently than it was decided, and what was paid outside of the task's range of rewards, is not learned from.
+        What was executed differently than it was decided, by the safety node or because the robot had just been activated, and what was paid outside of
+        the task's range of rewards, is not learned from.
 
         Args:
             reward: of the decision.
@@ -132,14 +134,18 @@ class ControlLoop:
             raise Rejected("not_finite", f"the reward is {reward}")
         ready = self._complete(seen)
         before_obs, given = self._obs, self._action
-        self.excluded = excluded or self._misled(reward, executed)
+        self.excluded = excluded or ("warm_up" if self._clamped else self._misled(reward, executed))
         if executed is not None:
             self._commanded = executed.unsqueeze(0)
         if self.ramp == 0 and isinstance(self.task.robot, ServoSpec):
             self._commanded = ready["qpos"]
         self._last_action = self._possible(given)
         sensed, self._obs = self._observe(ready)
-        self.adapter.observe(_step(before_obs, given, reward, self._obs, terminated, truncated, not self.excluded))
+        step = _step(before_obs, given, reward, self._obs, terminated, truncated, not self.excluded)
+        if isinstance(self.adapter, SafeAdapter):
+            self.adapter.observe(step, self.excluded)
+        else:
+            self.adapter.observe(step)
         if terminated or truncated:
             self.deciding = False
             return None
@@ -205,13 +211,16 @@ class ControlLoop:
 
     def _near(self, command: JointTrajectory, sensed: Readings) -> JointTrajectory:
         """The command; where it is one of the first set-points after an activation, not far from the measured pose."""
+        self._clamped = False
         if self.ramp >= RAMP:
             return command
         self.ramp += 1
         if command.qpos.shape[1] > 1:  # a trajectory begins at the measured pose by itself
             return command
         measured, room = sensed["qpos"].unsqueeze(1), self.max_step * self.ramp
-        return command._replace(qpos=command.qpos.clamp(measured - room, measured + room))
+        near = command.qpos.clamp(measured - room, measured + room)
+        self._clamped = not torch.equal(near, command.qpos)
+        return command._replace(qpos=near)
 
     def _possible(self, action: Tensor) -> Tensor:
         """The action (1, A) as the environment takes it."""

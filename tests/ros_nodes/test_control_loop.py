@@ -196,6 +196,10 @@ def test_after_an_activation_set_points_begin_at_the_measured_pose():
     torch.testing.assert_close(decision.command.qpos[0], home - 0.1 + 0.01)
     decision = loop.take_result(0.0, False, False, moved, decision.command.qpos[0])
     torch.testing.assert_close(decision.command.qpos[0], home - 0.1 + 0.02)
+    assert loop.excluded == "warm_up"  # 0.01 rad came of an action that stands for more
+    for _ in range(6):
+        decision = loop.take_result(0.0, False, False, moved | {"qpos": decision.command.qpos[0]}, decision.command.qpos[0])
+    assert (loop.excluded, learner.valid[0], learner.valid[-1]) == ("", True, True)
 
 
 def test_a_dry_run_changes_nothing_and_finds_what_no_robot_may_do(small_algorithm):
