@@ -113,16 +113,18 @@ class SafeAdapter:
             action = self._adapter.act(obs, explore)
         return action
 
-    def observe(self, step: Step) -> None:
-        """Take in a decision. One that is not `valid` is not learned from."""
+    def observe(self, step: Step, excluded: str = "intervention") -> None:
+        """Take in a decision. One that is not `valid` is not learned from, for the reason `excluded`; interventions are held against what was learned."""
         valid = bool(step.valid.all())
         self.counts["excluded"] += not valid
-        self._watch_interventions(not valid)
-        self._rewards.append(float(step.reward.mean()))
+        if valid or excluded == "intervention":
+            self._watch_interventions(not valid)
+        if valid:
+            self._rewards.append(float(step.reward.mean()))
         if not self._learns:
             return
         self._used += valid
-        self._offer(lambda adapter: adapter.observe(step))
+        self._offer(lambda adapter: adapter.observe(step), learned=valid)
 
     def adapt(self) -> None:
         """An episode has ended: learn from it, unless there is nothing to learn from."""
@@ -201,8 +203,8 @@ class SafeAdapter:
         self._used, self._rewards = 0, list[float]()
         self._before = duplicate(self._adapter)
 
-    def _offer(self, learn: Callable[[Adapter], None], otherwise: Adapter | None = None) -> None:
-        """Learn on a copy, which takes over if it may; else `otherwise` does, if given."""
+    def _offer(self, learn: Callable[[Adapter], None], otherwise: Adapter | None = None, learned: bool = True) -> None:
+        """Learn on a copy, which takes over if it may; else `otherwise` does, if given. Where nothing is `learned`, an adapter only counts the decision."""
         self.prepare()
         candidate, self._spare = self._spare, None
         assert candidate is not None
@@ -223,8 +225,9 @@ class SafeAdapter:
             self._adapter = otherwise or self._adapter
             return
         self._adapter, self.distance = candidate, distance
-        self.version = self._learned = self._event
-        self.counts["accepted"] += 1
+        if learned:
+            self.version = self._learned = self._event
+            self.counts["accepted"] += 1
 
     def _watch_interventions(self, intervened: bool) -> None:
         self._interfered.append(intervened)

@@ -190,6 +190,31 @@ def test_interventions_roll_back_what_was_learned():
     assert acts(safe) == 0.0
 
 
+def test_what_is_not_learned_from_is_not_accepted_and_counts_against_nothing_that_was_learned():
+    """Forty decisions that the robot did not carry out: rolled back once, and nothing is left that a second time could roll back."""
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    episode(safe, 0.5)
+    accepted, version = safe.counts["accepted"], safe.version
+    for i in range(8):
+        safe.note(1, 10 + i)
+        safe.observe(step(0.5, valid=False))
+    assert (safe.counts["accepted"], safe.version) == (accepted, version)
+    for i in range(32):
+        safe.note(1, 20 + i)
+        safe.observe(step(0.5, valid=False))
+    assert (safe.counts["rollbacks"], safe.off) == (1, "")
+
+
+@pytest.mark.parametrize("excluded", ["stale_state", "reward_range", "warm_up"])
+def test_only_the_safety_nodes_interventions_are_held_against_what_was_learned(excluded):
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    episode(safe, 0.5)
+    for _ in range(40):
+        safe.observe(step(0.5, valid=False), excluded)
+    assert safe.counts["rollbacks"] == 0
+    assert acts(safe) == 0.5
+
+
 def test_learning_that_takes_too_long_is_the_last_of_its_trial():
     now = iter([0.0, 0.5, 10.0, 12.5])
     safe = SafeAdapter(Learner(at_end=0.25), (0.0, 1.0), clock=lambda: next(now))
