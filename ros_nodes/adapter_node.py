@@ -250,25 +250,25 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         event = self._events[0]
         if self.inbox.missing(event.stamp) or (self.loop.deciding and not event.begins and self._executed[0] != self._asked):
             return
-        self._events.pop(0)
         try:
             self._answer(event)
         except RejectedAction as error:
             self.node.trigger_deactivate()
             self.status.refused("bad_action", f"{self.file} decided what no robot may do, so it was deactivated: {error}")
-        except Rejected as rejected:
+        except Rejected as rejected:  # a reading cannot be used, and nothing was changed by it: the next one may do
             self.status.refused(rejected.reason, f"event {event.sequence}: {rejected}")
+            return
+        self._events.pop(0)
 
     def _answer(self, event: Event) -> None:
         seen = self.inbox.readings()
         executed = torch.empty(0) if event.begins or not self.loop.deciding else self._executed[1]
-        excluded, self._oldest = "stale_state" if self._oldest > self.state_timeout else "", 0.0
+        excluded = "stale_state" if self._oldest > self.state_timeout else ""
         given = circumstances(self.loop, excluded)
         self.safe.note(event.epoch, event.sequence)
-        try:
-            self._decide(event, seen, executed, excluded)
-        finally:  # only now, because nothing may delay a command
-            self._used.publish(messages.used_message(event, self.loop.needs, seen, executed, given))
+        self._decide(event, seen, executed, excluded)
+        self._oldest = 0.0  # only now, because nothing may delay a command
+        self._used.publish(messages.used_message(event, self.loop.needs, seen, executed, given))
 
     def _decide(self, event: Event, seen: Readings, executed: torch.Tensor, excluded: str) -> None:
         if event.begins or not (self.loop.deciding or event.ends):

@@ -8,7 +8,7 @@ from typing import Any
 
 from rclpy.node import Node
 
-from metarl.ros_nodes import messages, runtime
+from metarl.ros_nodes import messages, readings, runtime
 from metarl.ros_nodes.channels import Channel, channels
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.wires import Wire
@@ -29,7 +29,7 @@ class Inbox:
     """
 
     def __init__(self, node: Node, wire: Wire, task: Task, needs: tuple[str, ...], source: str, status: runtime.Status, on_news: Callable[[], None]) -> None:
-        self._status, self._on_news = status, on_news
+        self._task, self._status, self._on_news = task, status, on_news
         self._latest: dict[str, tuple[int, Readings]] = {}  # topic -> stamp and readings
         self._all: Readings | None = None  # of all topics, until something new comes
         self._arrival: dict[str, float] = {}  # topic -> s on the steady clock, when that stamp first came in
@@ -42,6 +42,7 @@ class Inbox:
         topic = channel.topic
         try:
             found, stamp = channel.hear(message), messages.stamp_of(message)
+            readings.check(self._task, found)
         except Rejected as rejected:
             self._status.refused(rejected.reason, f"{topic}: {rejected}")
             return

@@ -231,9 +231,12 @@ def scan_readings(message: LaserScan, name: str, lidar: Lidar) -> Readings:
     """The nearest echo in each sector (beams,) in m, of a scanner with any number of rays; `lidar.range` where there is none.
 
     Raises:
-        Rejected: wrong_frame, or wrong_shape where no ray lies in a sector.
+        Rejected: wrong_frame, not_finite, or wrong_shape where no ray lies in a sector.
     """
     _check_frame(message.header.frame_id, name, BASE_FRAME)
+    limits = (message.angle_min, message.angle_increment, message.range_min)
+    if not np.isfinite(limits).all() or np.isnan(message.range_max):
+        raise Rejected("not_finite", f"{name}: angle_min, angle_increment and range_min are {limits}, range_max is {message.range_max}")
     echoes = np.array(message.ranges, dtype=np.float64)
     angle = message.angle_min + message.angle_increment * np.arange(len(echoes))
     sector = np.floor(((angle + np.pi) % (2 * np.pi) - np.pi + 0.5 * lidar.field) * lidar.beams / lidar.field).astype(int)

@@ -116,6 +116,19 @@ def others(names: tuple[str, ...], own: tuple[str, ...] = ()) -> tuple[str, ...]
     return tuple(n for n in names if n.rpartition("_")[2] not in _BODY_PARTS and n not in (*FROM_JOINTS, *OWN, *own))
 
 
+def check(task: Task, measured: Readings) -> None:
+    """Refuse readings, each (n,), of another size than the task knows, or that are no numbers.
+
+    Raises:
+        Rejected: wrong_shape or not_finite.
+    """
+    for name, value in measured.items():
+        if tuple(value.shape) != (size(task, name),):
+            raise Rejected("wrong_shape", f"reading {name} has shape {tuple(value.shape)}, expected ({size(task, name)},)")
+        if not bool(value.isfinite().all()):
+            raise Rejected("not_finite", f"reading {name} is {value.tolist()}")
+
+
 def complete(task: Task, names: tuple[str, ...], measured: Readings) -> Readings:
     """Check what was measured, each (n,), and add what follows from the joints; with one leading axis (1, n).
 
@@ -129,12 +142,7 @@ def complete(task: Task, names: tuple[str, ...], measured: Readings) -> Readings
     """
     check_names("reading", [*measured, *FROM_JOINTS], names)
     measured = {name: value for name, value in measured.items() if name in names or name in ("qpos", "qvel")}
-    for name, value in measured.items():
-        if tuple(value.shape) != (size(task, name),):
-            raise Rejected("wrong_shape", f"reading {name} has shape {tuple(value.shape)}, expected ({size(task, name)},)")
-    if not bool(torch.cat(list(measured.values())).isfinite().all()):
-        name = next(name for name, value in measured.items() if not bool(value.isfinite().all()))
-        raise Rejected("not_finite", f"reading {name} is {measured[name].tolist()}")
+    check(task, measured)
     readings = {name: value.unsqueeze(0) for name, value in measured.items()}
     if "tool_linvel" in names:
         frame, jac = jacobian(task.arm, readings["qpos"])
