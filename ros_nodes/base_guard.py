@@ -70,6 +70,7 @@ class BaseGuard:
     state: State = State.IDLE
     stop_cause: str = ""
     _last_stamp: int = -1
+    _lost: bool = False  # after a jump that cannot be: what is measured is not believed until the robot is reset by hand
     _since: int = 0  # ns: what was planned on earlier measurements belongs to another episode
 
     source: ClassVar[str]  # what a measurement is called
@@ -93,6 +94,8 @@ class BaseGuard:
         Raises:
             Rejected: stale_state.
         """
+        if self._lost:
+            raise Rejected("stale_state", f"the {self.source} has jumped: where the robot is, nobody knows")
         if self.measured is None:
             raise Rejected("stale_state", f"no {self.source} has arrived yet")
         age = now - self.measured.arrival

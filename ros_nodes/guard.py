@@ -84,12 +84,12 @@ class Guard(BaseGuard):
         if (moved <= possible).all():
             return
         self._since, self._held = last.stamp + 1, None
-        if self.state is not State.STOPPED:
-            self._rest(State.IDLE)
         j = int((moved - possible).argmax())
         jump = Rejected("jump", f"{self.limits.joint_names[j]} is {moved[j]:.3f} {self.limits.unit(j)} from where it was at the last joint state")
-        if not self.may_jump:  # where the robot is, nobody knows: nothing that could be sent would be right
-            self.state, self.stop_cause = State.STOPPED, str(jump)
+        if not self.may_jump:  # where the robot is, nobody knows; but what is being carried out can still be braked, by `stop`
+            self._lost, self.state, self.stop_cause = True, State.STOPPED, str(jump)
+        elif self.state is not State.STOPPED:
+            self._rest(State.IDLE)
         raise jump
 
     # ---- commands ---------------------------------------------------------------------------------------------------------
@@ -116,8 +116,6 @@ class Guard(BaseGuard):
         Raises:
             Rejected: stale_state, where there is no pose to hold: then nothing must be sent.
         """
-        if self.state is State.STOPPED and self._held is None:
-            raise Rejected("stale_state", "no pose was known when the robot was stopped")
         qpos, qvel = self._where(now)
         time = max(HOLD_TIME, float((np.abs(qvel) / self.limits.qacc).max()))
         rest = np.clip(qpos + 0.5 * qvel * time, self.limits.lower, self.limits.upper)
@@ -125,8 +123,7 @@ class Guard(BaseGuard):
             rest = self._held.qpos[0]
         time = gentle_time(self.limits, qpos, qvel, rest, time)
         self._held = Command(stamp, np.array([time]), rest[None], np.zeros_like(rest)[None])
-        if self.state is not State.STOPPED:
-            self._rest(State.HOLDING)
+        self._rest(State.STOPPED if self.state is State.STOPPED else State.HOLDING)
         return self._held
 
     def _where(self, now: float) -> tuple[Array, Array]:
@@ -134,9 +131,9 @@ class Guard(BaseGuard):
         try:
             measured = self.fresh(now)
         except Rejected:
-            if self._active is None or self._start is None or self.state not in (State.MOVING, State.TRACKING):
+            if self._active is None or self._start is None:
                 raise
-            if self.state is State.TRACKING:
+            if len(self._active.time) == 1:
                 return self._active.qpos[-1], np.zeros_like(self._active.qpos[-1])
             qpos, qvel = sample(self._active, self._start[0], np.array([now - self._start[1]]))
             return qpos[0], qvel[0]
@@ -207,7 +204,7 @@ class Guard(BaseGuard):
 
     def reset(self) -> None:
         """End an emergency stop and forget all that was measured; commands planned before the next joint state are refused, whatever the clock says."""
-        self.measured, self._held, self.stop_cause, self._overload, self._forget = None, None, "", None, True
+        self.measured, self._held, self.stop_cause, self._overload, self._forget, self._lost = None, None, "", None, True, False
         self._rest(State.IDLE)
 
     def _stop(self, cause: Rejected, waited: float, now: float) -> Stop:

@@ -91,6 +91,8 @@ class SafetyNode:
             self.status.refused(rejected.reason, f"{self.wire.state_name}: {rejected}")
             if rejected.reason != "jump":
                 return
+            if self.guard.state is State.STOPPED:
+                self._stop(rejected.reason)
             self._tell_state()
         self._answer_late()
         self._decide()
@@ -211,11 +213,14 @@ class SafetyNode:
             self.status.counts["cut"] += 1
         self.status.publish("guarding")
 
-    def _emergency(self, cause: Rejected) -> None:
-        command = self.guard.stop(cause.reason, runtime.steady_now())
+    def _stop(self, cause: str) -> None:
+        command = self.guard.stop(cause, runtime.steady_now())
         if command is not None:
             self._send(command)
         self._tell_state()
+
+    def _emergency(self, cause: Rejected) -> None:
+        self._stop(cause.reason)
         self.status.refused(cause.reason, f"stopped until it is reset: {cause}")
 
     def _refuse(self, stamp: int, rejected: Rejected) -> None:

@@ -69,12 +69,13 @@ class VehicleGuard(BaseGuard):
         moved = float(np.linalg.norm(pose[:3] - last.qpos[:3]))
         if moved <= JUMP + TOP_SPEED * (stamp - last.stamp) * 1e-9:
             return
-        self._since, self._sent = last.stamp + 1, self.robot.rest
+        self._since = last.stamp + 1
         jump = Rejected("jump", f"the vehicle is {moved:.2f} m from where it was at the last odometry")
         if self.may_jump:
+            self._sent = self.robot.rest
             self._rest(State.IDLE)
         else:  # what it says of itself is wrong: come to rest without it
-            self.state, self.stop_cause = State.STOPPED, str(jump)
+            self._lost, self.state, self.stop_cause = True, State.STOPPED, str(jump)
         raise jump
 
     # ---- commands ---------------------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ class VehicleGuard(BaseGuard):
         """End an emergency stop, and forget what was measured: commands decided before it are refused. Braking goes on until a good one comes."""
         if self.measured is not None:
             self._since = max(self._since, self.measured.stamp + 1)
-        self.measured, self.stop_cause = None, ""
+        self.measured, self.stop_cause, self._lost = None, "", False
         self._rest(State.IDLE if self.state is State.IDLE else State.HOLDING)
 
     def _rest(self, state: State) -> None:

@@ -305,15 +305,33 @@ def test_a_reset_accepts_a_clock_that_was_set_back():
 
 
 def test_a_pose_that_jumps_is_a_broken_encoder():
-    """1 rad in 10 ms. Nothing is sent: where the robot is, nobody knows."""
+    """1 rad in 10 ms. Where the robot is, nobody knows: it stays where it is being moved to, and nothing else is sent."""
     made = guard()
     made.judge(set_point(0.01, SEEN), NOW)
     with pytest.raises(Rejected, match=r"jump: panda_joint1 is 1.000 rad from where it was"):
         made.measure(SEEN + 10_000_000, HOME + 1.0, np.zeros(7), NOW + 0.01)
     assert made.state == State.STOPPED
     assert made.watch(NOW + 0.02) is None
-    with pytest.raises(Rejected, match="no pose was known"):
+    np.testing.assert_allclose(made.hold(1, NOW + 0.02).qpos[0], HOME + 0.01)
+    with pytest.raises(Rejected, match="has jumped: where the robot is, nobody knows"):
         made.hold(1, NOW + 0.02)
+    assert made.stop("estop", NOW + 0.03) is None
+    made.reset()
+    made.measure(SEEN + 20_000_000, HOME, np.zeros(7), NOW + 0.04)
+    assert np.array_equal(made.hold(1, NOW + 0.04).qpos[0], HOME)
+
+
+def test_a_jump_in_the_middle_of_a_trajectory_brakes_it_from_where_it_should_be():
+    """Half way of the first second: 3s² - 2s³ = 0.5 of 0.1 rad, at 1.5 * 0.1 rad/s; measured 0.5 rad off."""
+    made = guard(arrival=NOW)
+    made.judge(move(), NOW)
+    with pytest.raises(Rejected, match="jump"):
+        made.measure(SEEN + 10_000_000, HOME + 0.5, np.zeros(7), NOW + 0.5)
+    assert made.state == State.STOPPED
+    command = made.stop("jump", NOW + 0.5)
+    np.testing.assert_allclose(command.qpos[0], HOME + 0.05 + 0.5 * 0.15 * HOLD_TIME)
+    assert made.stop_cause.startswith("jump: panda_joint1 is 0.500 rad")
+    assert made.state == State.STOPPED
 
 
 def test_a_simulation_may_be_reset_and_earlier_commands_are_refused():

@@ -243,6 +243,20 @@ def test_without_new_joint_states_nothing_is_sent(robot, repeats):
         assert not ear.heard[ARM7.command_topic]
 
 
+def test_a_motion_is_braked_when_an_encoder_jumps(robot):
+    with robot(state_timeout=60.0) as (ear, timer):
+        ear.mouth["adapter/command"].publish(message(trajectory(0.1, 1, dt=30.0)))
+        ear.until(lambda: ear.heard[ARM7.command_topic], "the motion to begin")
+        timer.cancel()
+        jumped = messages.joint_state(ARM7.joint_names, HOME + 0.5, np.zeros(7), 10**9)
+        ear.mouth[ARM7.state_topic].publish(jumped)
+        ear.until(lambda: ear.last("safety/status").get("state") == "stopped", "the stop")
+        ear.until(lambda: len(ear.heard[ARM7.command_topic]) == 2, "the braking")
+    braked = messages.command_arrays(ear.heard[ARM7.command_topic][-1], ARM7.joint_names)
+    assert len(braked.time) == 1
+    assert (np.abs(braked.qpos[0] - HOME) < 0.1).all()  # on the way; not where the encoder said
+
+
 def test_a_plan_that_no_joint_state_catches_up_with_is_refused(robot):
     """The robot is measured all the time, but as it was before the plan; and states from long ago are told and not used."""
     with robot(state_timeout=2.0) as (ear, _):

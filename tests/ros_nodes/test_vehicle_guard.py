@@ -175,6 +175,23 @@ def test_a_vehicle_that_is_elsewhere_at_once(may_jump, state):
         guard.judge(command(1001 * MS, 2.0, 0.0), 0.03)
 
 
+def test_a_vehicle_whose_odometry_has_jumped_comes_to_rest_without_it():
+    tilted = np.array([50.0, 0.0, 2.0, np.cos(0.5), np.sin(0.5), 0.0, 0.0])
+    for robot, wanted in ((QUADROTOR, (12.0, 1.0, 1.0, 1.0)), (CAR, (4.0, 0.3))):
+        guard = guarded(robot)
+        guard.judge(command(1000 * MS, *wanted), 0.01)
+        with pytest.raises(Rejected, match="jump"):
+            guard.measure(1001 * MS, tilted, np.zeros(6), 0.05)
+        first = guard.stop("jump", 0.05)
+        if robot is CAR:  # it brakes as always: 4 m/s²
+            assert first.qpos[0].tolist() == pytest.approx([4.0 - 4.0 * 0.04, 0.3])
+        else:  # that attitude is not to be believed
+            assert first.qpos[0].tolist() == list(QUADROTOR.rest)
+        guard.reset()
+        guard.measure(1100 * MS, tilted, np.zeros(6), 0.1)
+        guard.judge(command(1100 * MS, *wanted), 0.11)
+
+
 def test_nothing_outside_the_limits_is_ever_sent():
     rng = np.random.default_rng(0)
     for robot in (CAR, QUADROTOR):
