@@ -128,6 +128,11 @@ class Status:
             if self._last is not None and self.counts != self._counted:
                 self._send()
 
+    def leave(self) -> None:
+        """The last heartbeat: who is silent after it is not dead."""
+        self.mode = "finalized"
+        self._send_beat(self.mode)
+
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
         """Around something that may take long: nobody shall take this node for dead meanwhile."""

@@ -59,12 +59,14 @@ class Roster:
         managed: those among them that have a life cycle.
         timeout: s of silence after which a node is dead.
         busy_timeout: s, the same for a node that has said that it will be busy.
+        watched: others that nothing waits for, and whose death is told all the same.
     """
 
-    def __init__(self, names: Sequence[str], managed: Sequence[str], timeout: float, busy_timeout: float) -> None:
+    def __init__(self, names: Sequence[str], managed: Sequence[str], timeout: float, busy_timeout: float, watched: Sequence[str] = ()) -> None:
         if unknown := sorted(set(managed) - set(names)):
             raise ValueError(f"{', '.join(unknown)} cannot be managed: the nodes are {', '.join(names)}")
         self.names, self.managed, self.timeout, self.busy_timeout = tuple(names), tuple(managed), timeout, busy_timeout
+        self.all = (*names, *watched)
         self._heard: dict[str, tuple[float, str]] = {}
         self._inactive: dict[str, int] = {}  # of nodes that were active: how often in a row they have said since that they are not
 
@@ -78,6 +80,10 @@ class Roster:
         elif said == "inactive" and name in self._inactive:
             self._inactive[name] += 1
 
+    def unanswered(self, step: Step, seconds: float, now: float) -> bool:
+        """Whether a transition that was asked for so long ago was lost, e.g. by a process that has been started anew since: who is alive has an answer."""
+        return seconds > self.timeout and not self.state(step.node, now).startswith(BUSY)
+
     def withdrawn(self) -> tuple[str, ...]:
         """Nodes that were active and are no more, without having died: somebody has deactivated them, or they have themselves."""
         return tuple(name for name in self.managed if self._inactive.get(name, 0) > 1)  # the first time may have been said before it was activated
@@ -87,15 +93,17 @@ class Roster:
         self._inactive.clear()
 
     def state(self, name: str, now: float) -> str:
-        """What a node does: as it says itself, or "missing" where it was never heard, or "dead"."""
+        """What a node does: as it says itself, or "missing" where it was never heard, or "dead" where it fell silent without being "finalized"."""
         if name not in self._heard:
             return "missing"
         when, said = self._heard[name]
+        if said == "finalized":
+            return said
         return "dead" if now - when > (self.busy_timeout if said.startswith(BUSY) else self.timeout) else said
 
     def dead(self, now: float) -> tuple[str, ...]:
         """Nodes that were heard once and are no more."""
-        return tuple(name for name in self.names if self.state(name, now) == "dead")
+        return tuple(name for name in self.all if self.state(name, now) == "dead")
 
     def waiting_for(self, goal: Goal, ready: Sequence[str], now: float) -> str:
         """What keeps the graph from its goal, in words; "" where it is there."""

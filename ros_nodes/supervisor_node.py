@@ -4,8 +4,8 @@ Nodes that have a life cycle are configured at once, and activated in the order 
 They go down in the reverse order. A node that is not heard for `timeout` s is dead, and is told by its name; if it comes back, it is brought up again
 where that had been asked for. One that was deactivated by somebody else, or by itself, stays so until `~/startup`.
 Subscribes NODE/heartbeat, NODE/status. Publishes `~/status`, `~/heartbeat`, `diagnostics`. Services: `~/startup`, `~/pause`, `~/shutdown` (Trigger),
-which answer at once; the status says when it is done. Parameters: nodes, managed (names); autostart (for simulations; on hardware somebody must ask);
-timeout, busy_timeout, patience (s, for which nothing new may happen on the way).
+which answer at once; the status says when it is done. Parameters: nodes, managed, watched (names; nothing waits for the watched, but their deaths are
+told); autostart (for simulations; on hardware somebody must ask); timeout, busy_timeout, patience (s, for which nothing new may happen on the way).
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class SupervisorNode:
         self.node = node
         names = list(runtime.parameter(node, "nodes", ["sim", "safety", "adapter"]))
         managed = list(runtime.parameter(node, "managed", ["adapter"]))
-        self.roster = Roster(names, managed, 1.0, 60.0)
+        watched = list(runtime.parameter(node, "watched", ["task"]))
+        self.roster = Roster(names, managed, 1.0, 60.0, watched)
         self.patience = 60.0
         runtime.settings(node, SETTINGS, lambda name, value: setattr(self if name == "patience" else self.roster, name, value))
         self.status = runtime.Status(node)
-        self._ready: dict[str, bool] = dict.fromkeys(names, False)
-        self._said: dict[str, str] = dict.fromkeys(names, "")
+        self._ready: dict[str, bool] = dict.fromkeys(self.roster.all, False)
+        self._said: dict[str, str] = dict.fromkeys(self.roster.all, "")
         self._dead: tuple[str, ...] = ()
-        self._asked: Step | None = None
+        self._asked: tuple[Step, float, Any] | None = None  # since when (s), and what will hold the answer
         self._not_before = 0.0
-        self._configured = dict.fromkeys(managed, 0)
-        for name in names:
+        for name in self.roster.all:
             node.create_subscription(Header, f"{name}/heartbeat", partial(self._on_heartbeat, name), runtime.STREAM_IN)
             node.create_subscription(DiagnosticArray, f"{name}/status", partial(self._on_status, name), runtime.LATCHED)
         self._clients = {name: node.create_client(ChangeState, f"{name}/change_state") for name in managed}
@@ -72,7 +72,6 @@ class SupervisorNode:
 
     def _on_asked(self, goal: Goal, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._begin(goal)
-        self._configured = dict.fromkeys(self._configured, 0)
         response.success, response.message = True, f"on the way to {goal}: ~/status says when all are there"
         return response
 
@@ -81,7 +80,16 @@ class SupervisorNode:
     def _begin(self, goal: Goal) -> None:
         self.goal, self._waits, self._reached = goal, Patience(runtime.steady_now()), goal is Goal.AS_IT_IS
         self._not_before = 0.0
+        self._configured = dict.fromkeys(self.roster.managed, 0)
+        self._forget_request()
         self.roster.begin()
+
+    def _forget_request(self) -> None:
+        """It will not be answered, or the answer does not count any more."""
+        if self._asked is not None:
+            step, _, future = self._asked
+            self._clients[step.node].remove_pending_request(future)
+            self._asked = None
 
     def _on_timer(self) -> None:
         now = runtime.steady_now()
@@ -95,13 +103,16 @@ class SupervisorNode:
         ready = [name for name, is_ready in self._ready.items() if is_ready]
         waiting = self.roster.waiting_for(self.goal, ready, now)
         if not waiting and not self._reached:
-            self._reached = True
+            self._reached, self._configured = True, dict.fromkeys(self.roster.managed, 0)
             self.status.publish(f"all nodes are {self.goal}", ready=self.goal is Goal.ACTIVE)
         elif waiting and self._reached and BUSY not in waiting:
             self._reached, self._waits = False, Patience(now)
             self.status.publish(f"waiting for {waiting}", ready=False)
         elif waiting and not self._reached and self._waits.tried(waiting, now) > self.patience:
             self._fail(f"waited {self.patience:.0f} s for {waiting}: {self._said.get(waiting.partition(',')[0], '')}")
+        if self._asked is not None and self.roster.unanswered(self._asked[0], now - self._asked[1], now):
+            self.status.counts["unanswered"] += 1
+            self._forget_request()
         if not self._reached and self._asked is None and now > self._not_before:
             step = self.roster.next_step(self.goal, ready, now)
             if step is not None and self._clients[step.node].service_is_ready():
@@ -111,9 +122,10 @@ class SupervisorNode:
         dead = self.roster.dead(now)
         for name in set(dead) - set(self._dead):
             self.status.counts[f"dead_{name}"] += 1
-            self.status.publish(f"the {name} node is dead: it is not heard any more", ready=False, trouble=True)
-            if self._asked is not None and self._asked.node == name:
-                self._asked = None  # it will not answer
+            ready = False if name in self.roster.names else None
+            self.status.publish(f"the {name} node is dead: it is not heard any more", ready, trouble=True)
+            if self._asked is not None and self._asked[0].node == name:
+                self._forget_request()
         for name in set(self._dead) - set(dead):
             self.status.publish(f"the {name} node is back")
         if dead != self._dead:
@@ -124,15 +136,16 @@ class SupervisorNode:
         if step.transition == "configure":
             self._configured[step.node] += 1
             if self._configured[step.node] > ATTEMPTS:
-                self._fail(f"{step.node} was configured {ATTEMPTS} times")
+                self._fail(f"{step.node} was configured {ATTEMPTS} times: {self._said[step.node]}")
                 return
-        self._asked = step
         request = ChangeState.Request()
         request.transition.label = step.transition
-        runtime.when_done(self._clients[step.node].call_async(request), partial(self._on_changed, step))
+        future = self._clients[step.node].call_async(request)
+        self._asked = step, runtime.steady_now(), future
+        runtime.when_done(future, partial(self._on_changed, step))
 
     def _on_changed(self, step: Step, future: Any) -> None:
-        if self._asked != step:
+        if self._asked is None or self._asked[2] is not future:
             return
         self._asked, self._not_before = None, runtime.steady_now() + AGAIN
         succeeded = future.result() is not None and future.result().success
@@ -141,7 +154,7 @@ class SupervisorNode:
             after = {"configure": "inactive", "activate": "active", "deactivate": "inactive", "shutdown": "finalized"}[step.transition]
             self.roster.hear(step.node, after, runtime.steady_now())
             self.status.publish(f"{step.node}: {step.transition}d" if step.transition.endswith("e") else f"{step.node}: {step.transition} done")
-        elif step.transition == "configure":  # it will not get better by itself
+        elif step.transition == "configure" and self._configured[step.node] == 1:  # it will not get better by itself; later ones may only have been late
             self._fail(f"{step.node} cannot be configured: {self._said[step.node]}")
 
     def _fail(self, text: str) -> None:
@@ -154,7 +167,7 @@ class SupervisorNode:
         now = runtime.steady_now()
         array = DiagnosticArray()
         array.header.stamp = self.node.get_clock().now().to_msg()
-        for name in self.roster.names:
+        for name in self.roster.all:
             state = self.roster.state(name, now)
             gone = {"dead": DiagnosticStatus.ERROR, "missing": DiagnosticStatus.STALE}
             level = gone.get(state, DiagnosticStatus.OK if self._ready[name] else DiagnosticStatus.WARN)

@@ -1,5 +1,8 @@
 """In which order nodes come up and go down, and who is taken for dead."""
 
+from collections import Counter
+from types import SimpleNamespace
+
 import pytest
 
 from metarl.ros_nodes.supervision import Goal, Patience, Roster, Step
@@ -93,6 +96,71 @@ def test_who_was_deactivated_by_others_is_not_activated_again():
     made.hear("adapter", "unconfigured", 10.7)  # killed, and started anew
     made.hear("adapter", "inactive", 10.8)
     assert made.next_step(Goal.ACTIVE, ALL, 10.9) == Step("adapter", "activate")
+
+
+def test_the_death_of_nodes_that_nothing_waits_for_is_told_and_who_has_left_is_not_dead():
+    made = Roster(("adapter",), ("adapter",), 1.0, 60.0, watched=("task",))
+    made.hear("adapter", "active", 10.0)
+    made.hear("task", "running", 8.0)
+    assert made.dead(10.1) == ("task",)
+    assert made.waiting_for(Goal.ACTIVE, (), 10.1) == ""
+    made.hear("task", "finalized", 10.1)
+    assert made.dead(10.9) == ()
+    assert made.dead(20.0) == ("adapter",)
+
+
+@pytest.fixture
+def supervisor(monkeypatch):
+    """A supervisor whose clock and services are the test's: what it has asked for so far, and a function that lets it look at a time."""
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
+    from rclpy.task import Future
+
+    from metarl.ros_nodes import supervisor_node
+
+    clock, asked = [10.0], []
+    monkeypatch.setattr(supervisor_node.runtime, "steady_now", lambda: clock[0])
+
+    def call_async(request):
+        asked.append(request.transition.label)
+        return Future()
+
+    made = object.__new__(supervisor_node.SupervisorNode)
+    made.roster, made.patience, made.autostart = Roster(("adapter",), ("adapter",), 1.0, 60.0), 1000.0, True
+    made.status = SimpleNamespace(counts=Counter(), publish=lambda *_, **__: None, tell=lambda **_: None, refused=lambda *_: None)
+    made._clients = {"adapter": SimpleNamespace(service_is_ready=lambda: True, call_async=call_async, remove_pending_request=lambda future: None)}
+    made._ready, made._said, made._dead, made._asked = {}, {"adapter": ""}, (), None
+    made._begin(Goal.ACTIVE)
+
+    def look(now, said):
+        clock[0] = now
+        made.roster.hear("adapter", said, now)
+        made._on_timer()
+
+    return made, asked, look
+
+
+def test_a_transition_that_a_killed_process_was_asked_for_is_asked_of_the_next_one(supervisor):
+    """It said that it was busy, was killed, and was started anew at once: it was never silent for so long that it would have been dead."""
+    _, asked, look = supervisor
+    look(10.0, "unconfigured")
+    look(10.3, "busy: loading")
+    look(15.0, "busy: loading")
+    assert asked == ["configure"]
+    look(15.5, "unconfigured")
+    assert asked == ["configure"] * 2
+
+
+def test_startup_asks_again_and_a_node_may_be_configured_any_number_of_times(supervisor):
+    made, asked, look = supervisor
+    look(10.0, "unconfigured")
+    made._begin(Goal.ACTIVE)
+    look(10.2, "unconfigured")
+    assert asked == ["configure"] * 2
+    for start in range(20, 100, 10):  # killed and brought up again, eight times
+        look(start, "unconfigured")
+        made._asked = None
+        look(start + 1, "active")
+    assert asked == ["configure"] * 10
 
 
 def test_only_nodes_can_be_managed():
