@@ -248,7 +248,7 @@ def test_a_motion_is_braked_when_an_encoder_jumps(robot):
         ear.mouth["adapter/command"].publish(message(trajectory(0.1, 1, dt=30.0)))
         ear.until(lambda: ear.heard[ARM7.command_topic], "the motion to begin")
         timer.cancel()
-        jumped = messages.joint_state(ARM7.joint_names, HOME + 0.5, np.zeros(7), 10**9)
+        jumped = messages.joint_state(ARM7.joint_names, HOME + 0.5, np.zeros(7), 10**6)
         ear.mouth[ARM7.state_topic].publish(jumped)
         ear.until(lambda: ear.last("safety/status").get("state") == "stopped", "the stop")
         ear.until(lambda: len(ear.heard[ARM7.command_topic]) == 2, "the braking")
