@@ -2,7 +2,8 @@
 
 Subscribes the robot's own state, `measured/...`, `action` (adapter), `executed` (safety), `adapter_status`, `safety_status`; calls
 `begin_episode` (Trigger). Publishes `~/events` and `~/status`. Parameters: task, those of `wired`, episodes (0: the task's), observers (how many besides
-the adapter must listen to the events before the trial begins), patience (s, longest wait for anything).
+the adapter must listen to the events before the trial begins), patience (s, longest wait for anything; 0: as long as it takes, as people do on hardware).
+While the adapter is inactive, or the safety node has stopped the robot, the trial stands still: no decision is judged. A stop costs no patience.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.wires import wired
 
 PERIOD = 0.1  # s between two looks at what is being waited for
+AGAIN = 1.0  # s until an episode is asked for again that could not be begun
+TELL = 5.0  # s of waiting after which it is said
 STARTING = 5  # times as long may it take until all nodes are there: a busy machine takes its time to start processes
 
 
@@ -45,8 +48,12 @@ class TaskNode:
         self.patience = runtime.parameter(node, "patience", 60.0)
         self.status = runtime.Status(node)
         self._ready = {"adapter": False, "safety": False}
+        self._stopped = False  # the robot, by the safety node
+        self._delay = ""  # what was said last that the trial waits for
+        self._return = 0.0  # of the episode so far
         self._episode_from: int | None = None  # ns; None while no episode has been asked for
         self._asked: Future | None = None  # for an episode
+        self._not_before = 0.0  # s, when it may be asked for again
         self._offered = 0  # how many could have answered that
         self._action: tuple[int, Tensor] = (-1, torch.empty(0))  # sequence number of the event that it answers
         self._executed: Command | None = None
@@ -64,7 +71,11 @@ class TaskNode:
     # ---- what comes in --------------------------------------------------------------------------------------------------------
 
     def _on_status(self, other: str, message: DiagnosticArray) -> None:
-        self._ready[other] = runtime.status_values(message)["ready"] == "true"
+        values = runtime.status_values(message)
+        self._ready[other] = values["ready"] == "true"
+        if other == "safety":
+            self._stopped = values.get("state") == "stopped"
+        self._advance()
 
     def _on_action(self, message: Float64MultiArray) -> None:
         try:
@@ -92,14 +103,33 @@ class TaskNode:
     # ---- what is done ---------------------------------------------------------------------------------------------------------
 
     def _on_timer(self) -> None:
-        missing = self._missing()
+        missing, now = self._missing(), runtime.steady_now()
+        what, held = ", ".join(missing) or "the decision to have its effect", self._held()
+        if self._stopped:
+            self._news = now
         patience = self.patience if self.status.ready else STARTING * self.patience
-        if runtime.steady_now() - self._news > patience:
-            raise RuntimeError(f"waited {patience:.0f} s for {', '.join(missing) or 'the decision to have its effect'}")
+        if 0 < patience < now - self._news:
+            raise RuntimeError(f"waited {patience:.0f} s for {held or what}")
+        if self.status.ready:
+            self._tell_delay(f"the trial stands still: it waits for {held}" if held else f"waiting for {what}" if now - self._news > TELL else "")
         if not self.status.ready:
             self.status.publish(f"waiting for {', '.join(missing)}" if missing else f"judging {self.task.name}", ready=not missing)
-        if self.status.ready and self._episode_from is None:
+        if self.status.ready and self._episode_from is None and now > self._not_before and not held:
             self._ask_for_episode()
+
+    def _tell_delay(self, text: str) -> None:
+        """Say what the trial waits for, and once that it waits no more."""
+        if text or self._delay:
+            self.status.publish(text or f"judging {self.task.name}")
+        self._delay = text
+
+    def _held(self) -> str:
+        """Why a trial that has begun stands still, or ""."""
+        if not self.status.ready:
+            return ""
+        if self._stopped:
+            return "the safety node, which has stopped the robot until it is reset"
+        return " and ".join(f"the {other} node, which is not ready" for other, ready in self._ready.items() if not ready)
 
     def _ask_for_episode(self) -> None:
         """Once; and again where whoever was asked may have died of it, so that others offer the service now."""
@@ -127,14 +157,18 @@ class TaskNode:
 
     def _on_begun(self, future: Any) -> None:
         response = future.result()
-        if not response.success or not response.message.isdecimal():
+        if not response.success:
+            self._asked, self._not_before = None, runtime.steady_now() + AGAIN
+            self.status.refused("no_episode", f"no episode could be begun, and it is asked for again: {response.message}")
+            return
+        if not response.message.isdecimal():
             raise RuntimeError(f"no episode could be begun: {response.message!r}; expected is the stamp (ns) of the first readings")
         self._episode_from, self._asked = int(response.message), None
         self._advance()
 
     def _advance(self) -> None:
         """Begin the episode or judge the decision, as soon as all that it takes is here."""
-        if self._episode_from is None or self._missing():
+        if self._episode_from is None or self._held() or self._missing():
             return
         try:
             event = self._next_event()
@@ -156,12 +190,14 @@ class TaskNode:
 
     def _publish(self, event: Event) -> None:
         self._events.publish(messages.event_message(event))
+        self._return = 0.0 if event.begins else self._return + event.reward
         if not event.ends:
             return
-        self.status.publish(f"episode {event.episode}: reward {event.reward:.3f}, error {event.error:.4f}")
+        self.status.publish(f"episode {event.episode}: return {self._return:.3f}, error {event.error:.4f}")
         self._episode_from = None
         if self.referee.trial_ended:
             self._events.wait_for_all_acked(Duration(seconds=5))
+            self.status.leave()
             self.finished = True
 
 

@@ -118,8 +118,7 @@ def test_whoever_dies_is_noticed_in_time_and_can_be_started_anew_at_once(operato
     operator.until(lambda: operator.said["safety"]["state"] == "holding", "the robot to be held")
     said = operator.said["safety"]
     assert in_time(said), said
-    if name != "task":  # which the supervisor does not look after
-        operator.more("supervisor", f"dead_{name}", than=0)
+    operator.more("supervisor", f"dead_{name}", than=0)
     operator.graph.start(spec_of(operator, name))
     operator.flows()
 
@@ -138,22 +137,26 @@ def test_a_robot_that_dies_while_an_episode_is_being_begun_is_asked_again(operat
 
 
 def test_after_an_emergency_stop_nothing_moves_until_it_is_reset_by_hand(operator):
-    """In the middle of adaptation. The adapter goes on deciding, but learns nothing of what is not carried out."""
+    """In the middle of adaptation. The trial stands still meanwhile, and little is lost of what was learned."""
     operator.flows()
-    button = operator.node.create_publisher(Bool, "estop", runtime.LATCHED)
+    button, events = operator.node.create_publisher(Bool, "estop", runtime.LATCHED), []
+    listener = operator.node.create_subscription(Float64MultiArray, "task/events", events.append, runtime.STREAM_IN)
     button.publish(Bool(data=True))
     operator.until(lambda: operator.said["safety"]["state"] == "stopped", "the stop")
-    refused, forwarded = operator.count("safety", "stopped"), operator.count("safety", "forwarded")
-    operator.more("safety", "stopped", than=refused, by=10)
-    operator.until(lambda: operator.said["adapter"].get("excluded") == "intervention", "the adapter to notice")
+    operator.until(lambda: "which has stopped the robot" in operator.said["task"]["message"], "the task to notice")
+    forwarded, seen, excluded = operator.count("safety", "forwarded"), len(events), operator.count("adapter", "adaptation_excluded")
+    operator.wait(1.0)
+    assert len(events) == seen
     assert operator.said["safety"]["stop_cause"] == "estop"
     assert operator.ask(Trigger, "safety/reset").success is False  # the button is still pressed
     assert operator.ask(SetBool, "safety/estop", data=False).message == "an emergency stop ends by ~/reset alone"
     button.publish(Bool(data=False))
-    operator.more("safety", "stopped", by=10)  # releasing it is no reset
+    operator.wait(0.5)  # releasing it is no reset
     assert operator.count("safety", "forwarded") == forwarded
     operator.until(lambda: operator.ask(Trigger, "safety/reset").success, "the reset")
     operator.flows()
+    assert operator.count("adapter", "adaptation_excluded") < excluded + 10  # a hundred decisions would have been
+    operator.node.destroy_subscription(listener)
     operator.node.destroy_publisher(button)
 
 
