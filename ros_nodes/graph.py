@@ -70,7 +70,7 @@ class Choice:
         robot: sim, or hardware: then whatever drives the robot says its state, and somebody offers `operator/begin_episode`.
         simulator: behind the robot's topics.
         pace: of the simulation: lockstep waits for commands, realtime for nobody.
-        mode: of the adapter.
+        mode: of the adapter; auto is adapt in a simulation and shadow on hardware.
         split, index: which hidden task.
         seed: of everything random in the simulated world.
         episodes: of the trial; 0 takes the task's own number.
@@ -88,7 +88,7 @@ class Choice:
     episodes: int = 0
     robot: str = "sim"
     pace: str = "lockstep"
-    mode: str = "adapt"
+    mode: str = "auto"
     record: bool = False
     bag: str = ""
     config: str = ""
@@ -132,7 +132,7 @@ CHOICES = {
     "split": SPLITS,
     "robot": ("sim", "hardware"),
     "pace": ("lockstep", "realtime"),
-    "mode": ("adapt", "frozen", "shadow"),
+    "mode": ("auto", "adapt", "frozen", "shadow"),
 }
 # s: a simulated robot shares this machine's processor with everything else, and in lockstep its time stands still between commands; resets move it at once
 _TIMEOUTS: dict[str, dict[str, Value]] = {
@@ -159,11 +159,13 @@ def graph(choice: Choice, observers: int = 0) -> tuple[NodeSpec, ...]:
     simulated = choice.robot == "sim"
     robot = tasks.make(choice.task).robot_name
     world: dict[str, Value] = {name: getattr(choice, name) for name in ("task", "simulator", "split", "index", "seed", "pace")}
-    trial: dict[str, Value] = {"task": choice.task, "episodes": choice.episodes, "observers": observers + choice.record, "patience": 120.0}
+    patience = 120.0 if simulated else 0.0  # people take their time
+    trial: dict[str, Value] = {"task": choice.task, "episodes": choice.episodes, "observers": observers + choice.record, "patience": patience}
     heard = {"action": "adapter/action", "executed": "safety/executed", "begin_episode": "sim/begin_episode" if simulated else "operator/begin_episode"}
     statuses = {f"{name}_status": f"{name}/status" for name in ("adapter", "safety")}
     timeouts = _TIMEOUTS[choice.pace] if simulated else {}
-    policy: dict[str, Value] = {"meta_parameters": choice.policy, "robot": robot, "mode": choice.mode, **({"state_timeout": 10.0} if simulated else {})}
+    mode = choice.mode if choice.mode != "auto" else "adapt" if simulated else "shadow"
+    policy: dict[str, Value] = {"meta_parameters": choice.policy, "robot": robot, "mode": mode, **({"state_timeout": 10.0} if simulated else {})}
     nodes = [
         NodeSpec("safety", "safety_node", {"robot": robot, **timeouts}, {"command": "adapter/command"}),
         NodeSpec("adapter", "adapter_node", policy, {"events": "task/events", "executed": "safety/executed"}),
@@ -173,6 +175,7 @@ def graph(choice: Choice, observers: int = 0) -> tuple[NodeSpec, ...]:
         nodes.insert(0, NodeSpec("sim", "sim_node", world))
     # a machine that is full of other work keeps nodes silent for longer than a robot's computer may; on hardware somebody must ask for the start
     watched: dict[str, Value] = {"timeout": 10.0, "patience": 150.0} if simulated else {"nodes": ("safety", "adapter"), "autostart": False}
+    watched |= {"watched": ("task", "recorder")} if choice.record else {}
     nodes.append(NodeSpec("supervisor", "supervisor_node", watched))
     if choice.record:
         nodes.append(NodeSpec("recorder", "recorder_node", {"bag": choice.bag, "about": json.dumps(asdict(choice)), "start": True}))

@@ -63,7 +63,15 @@ def test_hardware_has_no_simulator_and_keeps_the_safety_nodes_own_limits():
     assert list(nodes) == ["safety", "adapter", "task", "supervisor"]
     assert nodes["supervisor"].parameters == {"nodes": ("safety", "adapter"), "autostart": False}  # somebody must ask
     assert nodes["safety"].parameters == {"robot": "arm7"}
+    assert nodes["task"].parameters["patience"] == 0.0  # people lay out scenes, and take their time
     assert nodes["task"].remappings["begin_episode"] == "operator/begin_episode"
+
+
+@pytest.mark.parametrize(("robot", "mode", "found"), [("sim", "auto", "adapt"), ("hardware", "auto", "shadow"), ("hardware", "adapt", "adapt")])
+def test_hardware_begins_in_shadow_unless_another_mode_is_asked_for(robot, mode, found):
+    assert Arm().mode == "auto"
+    nodes = {n.name: n for n in graph(Arm("file", robot=robot, mode=mode))}
+    assert nodes["adapter"].parameters["mode"] == found
 
 
 def test_a_recorder_listens_where_it_is_wanted():
