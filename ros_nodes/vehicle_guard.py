@@ -87,8 +87,8 @@ class VehicleGuard(BaseGuard):
             Rejected: stopped, duplicate, out_of_order, before_reset, future, stale_command, stale_state, wrong_shape or not_finite.
         """
         self._check(command, now)
-        wanted = command.qpos[0]
-        allowed = self._inside(wanted)
+        wanted, since_last = command.qpos[0], (command.stamp - self._last_stamp) * 1e-9  # s by its own clock: in lockstep the machine's says nothing
+        allowed = self._inside(wanted, min(since_last, self.robot.control_dt))
         self.cut = tuple(n for n, a, b in zip(self.robot.command_names, allowed, wanted, strict=True) if abs(a - b) > 1e-6)
         self._last_stamp, self._heard_at, self.state = command.stamp, now, State.TRACKING
         return self._send(command.stamp, allowed, now)
@@ -119,7 +119,7 @@ class VehicleGuard(BaseGuard):
             measured = self.fresh(now)
             w, x, y, z = (float(v) for v in measured.qpos[3:])
             attitude, climbing = (w, x, y, z), float(measured.qvel[2])
-        return self._inside(np.array(self.robot.safe(self._sent, attitude, climbing, elapsed)))
+        return self._inside(np.array(self.robot.safe(self._sent, attitude, climbing, elapsed)), elapsed)
 
     def follow(self, now: float) -> Command | None:
         """The next command of a stop that is under way, once a period; None where there is nothing to send."""
@@ -170,9 +170,9 @@ class VehicleGuard(BaseGuard):
         """ns, stamp of a command that answers no event: the newest odometry's."""
         return self.measured.stamp if self.measured is not None else max(self._last_stamp, 0)
 
-    def _inside(self, wanted: Array) -> Array:
-        """The nearest command that the limits and the one sent last allow."""
-        step = self.slew * np.array(self.robot.slew_limits) * self.robot.control_dt
+    def _inside(self, wanted: Array, elapsed: float) -> Array:
+        """The nearest command that the limits and the one sent last, `elapsed` s before, allow."""
+        step = self.slew * np.array(self.robot.slew_limits) * elapsed
         sent = np.array(self._sent)
         return np.clip(np.clip(wanted, self._lower, self._upper), sent - step, sent + step)
 

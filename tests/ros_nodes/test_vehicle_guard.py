@@ -54,6 +54,18 @@ def test_slew_limits_cut_what_changes_too_fast():
     assert guard.judge(command(1040 * MS, 4.0, 0.4), 0.05).qpos[0].tolist() == pytest.approx([0.8, 0.08])
 
 
+def test_many_commands_at_once_change_no_more_than_one():
+    """20 in 2 ms; a tenth of the range in 40 ms is allowed."""
+    guard = guarded(slew=0.1)
+    guard.judge(command(1000 * MS, 0.0, 0.0), 0.01)
+    for i in range(1, 21):
+        guard.measure((1000 * MS) + i * MS // 10, LEVEL, np.zeros(6), 0.01 + 0.0001 * i)
+        passed = guard.judge(command(1000 * MS + i * MS // 10, 4.0, 0.4), 0.01 + 0.0001 * i)
+    assert passed.qpos[0].tolist() == pytest.approx([0.4 * 2 / 40, 0.08 * 2 / 40])
+    guard.measure(1042 * MS, LEVEL, np.zeros(6), 0.05)
+    assert guard.judge(command(1042 * MS, 4.0, 0.4), 0.05).qpos[0, 0] == pytest.approx(0.42)
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
@@ -208,8 +220,10 @@ def test_nothing_outside_the_limits_is_ever_sent():
             values = rng.choice(
                 [rng.normal(scale=10.0 ** rng.integers(-2, 6)), np.nan, np.inf, -np.inf, 0.0, 1e300], size=len(low), p=[0.9, 0.02, 0.02, 0.02, 0.02, 0.02]
             )
+            last, given = guard._last_stamp, command(stamp - int(rng.integers(0, 3)) * MS, *values)
             try:
-                sent.append(guard.judge(command(stamp - int(rng.integers(0, 3)) * MS, *values), now))
+                sent.append(guard.judge(given, now))
+                assert (np.abs(sent[0].qpos[0] - before) <= step * min((given.stamp - last) * 1e-9 / robot.control_dt, 1.0) + 1e-9).all()
             except Rejected:
                 sent.append(guard.hold(stamp, now))
             stop = guard.watch(now)
