@@ -19,6 +19,7 @@ from metarl.ros_nodes.workspace import Workspace
 HOLD_TIME = 0.1  # s given to come to rest; longer where the joints may not brake as hard
 HELD_BAND = 0.1  # rad or m that a load may draw a joint away from the pose that is held; further away, somebody has moved it
 OVERLOAD_TIME = 0.1  # s that a joint may push harder than its limit
+UNNUMBERED = (0, 2**64 - 1)  # how middlewares say that they do not number messages
 TAKEOVER = 0.5  # s of silence after which another publisher may speak: the one before was started anew
 
 
@@ -221,23 +222,25 @@ class Guard(BaseGuard):
 class Speakers:
     """Lets one publisher at a time speak: a second one is a mistake that nobody sees in the commands themselves.
 
-    Each publisher numbers its messages, so that two who speak in turns are known by their numbers; one that was killed is known to ROS for
-    many seconds more, but silent.
+    Each publisher numbers its messages, so that two who speak in turns are known by numbers that fall; ones that are left out were lost, e.g. while
+    this process was held up. One that was killed is known to ROS for many seconds more, but silent. Where the middleware numbers nothing, only names tell.
     """
 
     def __init__(self) -> None:
         self._number, self._spoke = 0, float("-inf")
 
-    def hear(self, number: int, now: float) -> None:
+    def hear(self, number: int | None, now: float) -> None:
         """Take note of a message's number.
 
         Raises:
             Rejected: two_publishers.
         """
-        gap = number - self._number
+        if number is None or number in UNNUMBERED:
+            return
+        falls = number <= self._number
         silent = now - self._spoke
         self._number, self._spoke = number, now
-        if not 0 < gap <= 10 and silent < TAKEOVER:  # a few may be lost
+        if falls and silent < TAKEOVER:
             raise Rejected("two_publishers", "two publishers speak on the command topic")
 
     @staticmethod

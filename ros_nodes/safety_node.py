@@ -114,7 +114,7 @@ class SafetyNode:
     def _on_command(self, message: Any, info: dict[str, Any]) -> None:
         stamp = messages.to_stamp(message.header.stamp)
         try:
-            self.speakers.hear(info["publication_sequence_number"], runtime.steady_now())
+            self.speakers.hear(info.get("publication_sequence_number"), runtime.steady_now())
         except Rejected as rejected:
             self._emergency(rejected)
             self._answer(stamp)

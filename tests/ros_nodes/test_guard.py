@@ -386,8 +386,15 @@ def test_one_publisher_speaks_and_a_second_one_is_heard_out():
     assert numbers(*((7 + i, 0.02 * i) for i in range(20))) == []
     assert numbers((7, 0.0), (9, 0.02), (12, 0.04)) == []  # messages were lost
     assert numbers((7, 0.0), (1, 0.1)) == [1]
-    assert numbers((7, 0.0), (30, 0.1)) == [30]
+    assert numbers((7, 0.0), (30, 0.1)) == []  # more were lost, or a second one begins; then the first one's next number falls
+    assert numbers((7, 0.0), (30, 0.1), (8, 0.12)) == [8]
+    assert numbers((5, 0.0), *((26 + i, 0.25) for i in range(10))) == []  # one at 100 Hz, while this process was held up: the last ten are kept
     assert numbers((7, 0.0), (1, 0.6), (2, 0.7)) == []  # the one before was silent: it was started anew
+
+
+@pytest.mark.parametrize("unknown", [None, 0, 2**64 - 1])
+def test_where_messages_are_not_numbered_numbers_tell_nothing(unknown):
+    assert numbers(*((unknown, 0.01 * i) for i in range(5))) == []
 
 
 def test_nodes_of_different_names_may_not_both_publish():

@@ -243,6 +243,21 @@ def test_without_new_joint_states_nothing_is_sent(robot, repeats):
         assert not ear.heard[ARM7.command_topic]
 
 
+def test_whoever_speaks_beside_another_is_answered_by_a_stop(robot):
+    """Two publishers of one node, so of one name; the second is told what became of its command, or it would wait for ever."""
+    with robot(state_timeout=60.0) as (ear, _):
+        executed = ear.heard["safety/executed"]
+        second = ear.node.create_publisher(JointTrajectory, "adapter/command", runtime.COMMAND)
+        ear.until(lambda: second.get_subscription_count() == 1, "the safety node to listen")
+        for stamp in (1, 2):
+            ear.mouth["adapter/command"].publish(message(trajectory(0.3, stamp)))
+            ear.until(lambda stamp=stamp: executed and messages.to_stamp(executed[-1].header.stamp) == stamp, "an answer")
+        ear.mouth["adapter/command"].publish(message(trajectory(0.3, 3)))
+        second.publish(message(trajectory(0.3, 4)))
+        ear.until(lambda: 4 in {messages.to_stamp(m.header.stamp) for m in executed}, "an answer to the second")
+        ear.until(lambda: ear.last("safety/status").get("stop_cause") == "two_publishers", "the stop")
+
+
 def test_a_motion_is_braked_when_an_encoder_jumps(robot):
     with robot(state_timeout=60.0) as (ear, timer):
         ear.mouth["adapter/command"].publish(message(trajectory(0.1, 1, dt=30.0)))
