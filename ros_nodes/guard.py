@@ -99,8 +99,8 @@ class Guard(BaseGuard):
         """The command, if it may be forwarded as it is.
 
         Raises:
-            Rejected: stopped, duplicate, out_of_order, before_reset, future, stale_command, stale_state, far_from_pose, moving, workspace, or as the
-                checks of `limits`.
+            Rejected: stopped, duplicate, out_of_order, before_reset, future, stale_command, stale_state, effort, far_from_pose, moving, workspace, or
+                as the checks of `limits`.
         """
         measured = self._check(command, now)
         self._last_stamp = command.stamp
@@ -143,6 +143,7 @@ class Guard(BaseGuard):
     def _check(self, command: Command, now: float) -> Measured:
         self._check_order(command)
         measured = self.fresh(now)
+        self._check_effort(now)
         self._check_age(command, measured, self.command_timeout if len(command.time) == 1 else self.plan_timeout)
         check_form(self.limits, command)
         far = np.abs(command.qpos[0] - measured.qpos)
@@ -162,6 +163,10 @@ class Guard(BaseGuard):
             self.workspace.check(command, measured.qpos)
         return measured
 
+    def _check_effort(self, now: float) -> None:
+        if self._overload is not None and now - self._overload > OVERLOAD_TIME:
+            raise Rejected("effort", "a joint has pushed harder than its limit")
+
     def follow(self, now: float) -> Command | None:
         """What belongs to a stop that is under way: nothing, for an arm brakes by one command; a vehicle needs many."""
         return None
@@ -179,8 +184,11 @@ class Guard(BaseGuard):
         if self.state not in (State.MOVING, State.TRACKING):
             return None
         assert self._start is not None
-        if self._overload is not None and now - self._overload > OVERLOAD_TIME:
-            return self._stop(Rejected("effort", "a joint has pushed harder than its limit"), now - self._overload, now)
+        try:
+            self._check_effort(now)
+        except Rejected as effort:
+            assert self._overload is not None
+            return self._stop(effort, now - self._overload, now)
         try:
             measured = self.fresh(now)
         except Rejected as stale:
