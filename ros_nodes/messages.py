@@ -159,8 +159,9 @@ def odometry_arrays(message: Odometry) -> tuple[Array, Array]:
     """Position and quaternion wxyz (7,), linear and angular velocity in the world (6,).
 
     Raises:
-        Rejected: not_finite, or wrong_shape where the quaternion is none.
+        Rejected: wrong_frame, not_finite, or wrong_shape where the quaternion is none.
     """
+    _check_frame(message.header.frame_id, "odometry", ODOM_FRAME)
     turn = message.pose.pose.orientation
     pose = np.array([*_numbers(message.pose.pose.position), turn.w, turn.x, turn.y, turn.z])
     twist = np.array([*_numbers(message.twist.twist.linear), *_numbers(message.twist.twist.angular)])

@@ -158,7 +158,7 @@ class VehicleWire:
         """Position and quaternion wxyz (7,), linear and angular velocity in the world (6,).
 
         Raises:
-            Rejected: not_finite.
+            Rejected: as `messages.odometry_arrays`.
         """
         return messages.odometry_arrays(message)
 

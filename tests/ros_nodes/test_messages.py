@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState, LaserScan
 
 from metarl import robots
@@ -209,6 +210,15 @@ def test_events_survive_the_way_there_and_back():
     for epoch in (NOW // 10**6, NOW // 10**6 + 1):  # two trials 1 ms apart
         assert messages.to_event(messages.event_message(event._replace(epoch=epoch))).epoch == epoch
     assert math.isnan(messages.to_event(messages.event_message(event._replace(error=math.nan))).error)
+
+
+@pytest.mark.parametrize("frame", ["map_ned", "base_link", ""])
+def test_odometry_of_another_frame_is_refused(frame):
+    message = Odometry()
+    message.header.frame_id, message.pose.pose.orientation.w = "odom", 1.0
+    assert messages.odometry_arrays(message)[0].tolist() == [0, 0, 0, 1, 0, 0, 0]
+    message.header.frame_id = frame
+    assert refused(messages.odometry_arrays, message).reason == "wrong_frame"
 
 
 def test_foreign_numbers_are_no_event():
