@@ -6,6 +6,7 @@ Publishes the bag's topics, unless the rate is 0, and `~/status`. Parameters: ba
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ class ReplayNode:
         torch.set_num_threads(1)
         self.node, self.finished = node, False
         self._folder, self._rate = Path(runtime.parameter(node, "bag", "")), runtime.parameter(node, "rate", 0.0)
+        if not 0.0 <= self._rate < math.inf:
+            raise ValueError(f"the parameter rate is {self._rate}, expected 0 or more")
         policy = node.declare_parameter("policy", "").value
         self.status = runtime.Status(node)
         bag = read(self._folder)

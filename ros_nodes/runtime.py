@@ -175,6 +175,7 @@ class Setting(NamedTuple):
         default: its value unless another is given; its type is the parameter's.
         low, high: of numbers.
         choices: of texts.
+        grows: whether it may be set higher than it was at the start.
     """
 
     name: str
@@ -182,6 +183,7 @@ class Setting(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
     choices: tuple[str, ...] = ()
+    grows: bool = True
 
     def wrong(self, value: Any) -> str:
         """Why a value cannot be taken, or ""."""
@@ -212,6 +214,8 @@ def settings(node: Node, known: Sequence[Setting], take: Callable[[str, Any], No
         if wrong := setting.wrong(value):
             raise ValueError(f"the parameter {wrong}")
         take(setting.name, value)
+        if not setting.grows:
+            by_name[setting.name] = setting._replace(high=value)
 
     def on_set(parameters: Sequence[Parameter]) -> SetParametersResult:
         mine = [p for p in parameters if p.name in by_name]

@@ -34,12 +34,13 @@ from metarl.ros_nodes.workspace import Workspace
 PASSED_OVER = ("duplicate", "out_of_order", "superseded")
 WATCH_PERIOD, GRAPH_PERIOD = 0.01, 0.1  # s between two looks at the age of things, and at who is there
 END_TIME = 4.0  # s given to come to rest when this node is asked to end: what launches nodes kills them after 5 s
+# while the node runs, what guards can only become stricter: whoever wants more starts it anew
 SETTINGS = (
-    Setting("reach", Guard.reach, 0.01, 1.0),
-    Setting("rest_speed", Guard.rest_speed, 0.001, 0.5),
-    Setting("state_timeout", Guard.state_timeout, 0.01, 60.0),
-    Setting("command_timeout", Guard.command_timeout, 0.01, 60.0),
-    Setting("plan_timeout", Guard.plan_timeout, 0.1, 600.0),
+    Setting("reach", Guard.reach, 0.01, 1.0, grows=False),
+    Setting("rest_speed", Guard.rest_speed, 0.001, 0.5, grows=False),
+    Setting("state_timeout", Guard.state_timeout, 0.01, 60.0, grows=False),
+    Setting("command_timeout", Guard.command_timeout, 0.01, 60.0, grows=False),
+    Setting("plan_timeout", Guard.plan_timeout, 0.1, 600.0, grows=False),
     Setting("may_jump", Guard.may_jump),
     Setting("slew", VehicleGuard.slew, 0.01, 1.0),
 )
@@ -55,7 +56,8 @@ class SafetyNode:
         self.wire = wired(node, runtime.parameter(node, "robot", "arm7"))
         self.status = runtime.Status(node)
         self.guard = _guard(node, self.wire)
-        runtime.settings(node, SETTINGS, lambda name, value: setattr(self.guard, name, value))
+        self._settings = tuple(setting for setting in SETTINGS if hasattr(self.guard, setting.name))
+        runtime.settings(node, self._settings, lambda name, value: setattr(self.guard, name, value), self._fixed)
         self.speakers = Speakers()
         self._waiting: tuple[Command, float] | None = None  # a command, and when it came, until a joint state as new as its plan is here
         self._estop_pressed = False  # on the topic
@@ -70,6 +72,11 @@ class SafetyNode:
         node.create_service(Trigger, "~/reset", self._on_reset)
         runtime.steady_timer(node, WATCH_PERIOD, self._watch)
         runtime.steady_timer(node, GRAPH_PERIOD, self._look_around)
+
+    def _fixed(self, name: str) -> str:
+        """Why a parameter cannot change now, or ""."""
+        live = name != "may_jump" and name in {setting.name for setting in self._settings}
+        return "" if live else f"{name} is fixed once the node runs"
 
     def close(self) -> None:
         """Bring the robot to rest before nobody guards it any more; what is asked for meanwhile is refused."""

@@ -180,7 +180,13 @@ def test_parameters_out_of_range_are_refused_by_name_while_active(operator):
     assert operator.set("adapter", meta_parameters="other.safetensors") == ["meta_parameters can change only before the node is configured"]
     assert operator.set("adapter", robot="jaco") == ["robot is fixed once the node runs"]
     assert operator.set("adapter", budget=float("nan"))[0].startswith("budget is nan")
-    assert operator.set("safety", reach=5.0) == ["reach is 5.0, expected between 0.01 and 1.0"]
+    assert operator.set("safety", reach=0.26) == ["reach is 0.26, expected between 0.01 and 0.25"]  # no wider than it was started with
+    assert operator.set("safety", command_timeout=0.2) == ["command_timeout is 0.2, expected between 0.01 and 0.1"]
+    assert operator.set("safety", state_timeout=60.0) == ["state_timeout is 60.0, expected between 0.01 and 0.1"]
+    assert operator.set("safety", may_jump=False) == ["may_jump is fixed once the node runs"]
+    assert operator.set("safety", workspace_lower=[0.0, 0.0, 0.1]) == ["workspace_lower is fixed once the node runs"]
+    assert operator.set("safety", robot="jaco") == ["robot is fixed once the node runs"]
+    assert operator.set("safety", slew=0.5)[0]  # a vehicle's
     assert operator.set("safety", command_timeout=0.0)[0].startswith("command_timeout is 0.0")
     assert operator.set("supervisor", timeout=0.01)[0].startswith("timeout is 0.01")
     assert operator.set("safety", reach=0.25) == [""]

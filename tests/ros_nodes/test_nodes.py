@@ -45,6 +45,14 @@ HOME = np.array(ARM7.home_qpos)
 LONG = 300.0  # s, until a test gives up; a busy machine takes its time to start processes
 
 
+class Rated(NodeSpec):
+    """A replay at the rate that stands in place of its executable."""
+
+    @property
+    def command(self):
+        return [sys.executable, "-m", "metarl.ros_nodes.replay_node", "--ros-args", "-p", "bag:=x", "-p", f"rate:={self.executable}"]
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, small_algorithm):
     """files(task): meta-parameters that nothing has trained."""
@@ -333,6 +341,13 @@ def test_where_the_adapter_cannot_be_configured_the_supervisor_says_why_and_ends
     assert text in str(failed.value)
     assert "exit status 1" in str(failed.value)
     assert "Traceback" not in str(failed.value)
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("inf")])
+def test_a_replay_at_no_rate_is_refused(domain, rate):
+    text = {"inf": ".inf"}.get(str(rate), str(rate))  # as YAML has it
+    with Graph((Rated("replay", text),), domain) as graph, pytest.raises(NodeFailed, match=f"the parameter rate is {rate}"):
+        graph.wait("replay", LONG)
 
 
 def test_a_killed_node_ends_the_graph(domain, files):
