@@ -43,7 +43,7 @@ class Bounds:
     Attributes:
         mode: see `Mode`.
         trust_radius: largest root mean square of what has changed, over the numbers of each part of what the adapter keeps.
-        collapse: how far the mean reward of an episode may fall below the trial's first one, as part of the rewards' range; twice in a row is too often.
+        collapse: largest part of what the trial's episodes were paid so far, above the least possible, that may be lost; twice in a row is too often.
         interventions: largest part of the last decisions that the safety node may change.
         budget: s that learning at the end of an episode may take; where it takes longer, it is the last time in this trial.
         rollbacks: how many of them there may be in a trial.
@@ -51,7 +51,7 @@ class Bounds:
 
     mode: Mode = Mode.ADAPT
     trust_radius: float = 5.0
-    collapse: float = 0.5
+    collapse: float = 0.75
     interventions: float = 0.5
     budget: float = 2.0
     rollbacks: int = 3
@@ -98,7 +98,7 @@ class SafeAdapter:
             self._experience.begin(self._adapter)
             self.version, self.distance = self._experience[:2], apart(self._adapter, self._prior)
         self.off, self._rolled_back = "", 0
-        self._baseline: float | None = None
+        self._sound: list[float] = []  # mean rewards of this trial's episodes that were no collapse, as part of the rewards' range
         self._collapsed = 0
         self._interfered: deque[bool] = deque(maxlen=WINDOW)
         self._begin_episode()
@@ -117,6 +117,7 @@ class SafeAdapter:
         """Take in a decision. One that is not `valid` is not learned from, for the reason `excluded`; interventions are held against what was learned."""
         valid = bool(step.valid.all())
         self.counts["excluded"] += not valid
+        self._decisions += 1
         if valid or excluded == "intervention":
             self._watch_interventions(not valid)
         if valid:
@@ -170,7 +171,7 @@ class SafeAdapter:
 
     def experience(self) -> Experience:
         """What is understood now."""
-        return Experience(*self.version, bool(self._rewards) and self._learns, state_of(self._adapter))
+        return Experience(*self.version, self._decisions > 0 and self._learns, state_of(self._adapter))
 
     def numbers(self) -> dict[str, float]:
         """How it is doing, for whoever watches."""
@@ -200,7 +201,8 @@ class SafeAdapter:
     def _begin_episode(self) -> None:
         # an adapter counts the decisions of an episode: it takes part from the beginning or not at all
         self._takes_part = self._may_learn
-        self._used, self._rewards = 0, list[float]()
+        self._decisions = self._used = 0
+        self._rewards = list[float]()
         self._before = duplicate(self._adapter)
 
     def _offer(self, learn: Callable[[Adapter], None], otherwise: Adapter | None = None, learned: bool = True) -> None:
@@ -240,10 +242,12 @@ class SafeAdapter:
         if not self._rewards or not math.isfinite(high - low):
             return
         mean = (sum(self._rewards) / len(self._rewards) - low) / (high - low)
-        if self._baseline is None:
-            self._baseline = mean
-            return
-        self._collapsed = self._collapsed + 1 if mean < self._baseline - self.bounds.collapse else 0
+        usual = sum(self._sound) / len(self._sound) if self._sound else mean
+        if mean < usual * (1 - self.bounds.collapse):
+            self._collapsed += 1
+        else:
+            self._collapsed = 0
+            self._sound.append(mean)
         if self._collapsed >= 2:
             self.roll_back("collapse")
 

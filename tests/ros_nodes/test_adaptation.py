@@ -169,14 +169,31 @@ def test_too_many_rollbacks_switch_learning_off_until_somebody_switches_it_on():
 
 def test_a_collapse_of_rewards_is_rolled_back_the_second_time_in_a_row():
     safe = SafeAdapter(Learner(), (0.0, 1.0))
-    episode(safe, 0.9)  # the first episode of a trial is what the others are measured by
-    episode(safe, 0.3)
-    episode(safe, 0.9)
-    episode(safe, 0.3)
+    episode(safe, 0.9)  # what a trial's episodes were paid so far is what the next are measured by
+    episode(safe, 0.2)
+    episode(safe, 0.7)
+    episode(safe, 0.1)
     assert safe.counts["collapse"] == 0
-    episode(safe, 0.3)
+    episode(safe, 0.1)
     assert safe.counts["collapse"] == safe.counts["rollbacks"] == 1
     assert acts(safe) == 0.0
+
+
+def test_a_collapse_from_little_is_one_too_and_what_was_not_done_as_it_was_meant_says_nothing_about_it():
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    episode(safe, 0.45)
+    episode(safe, 0.1)
+    for _ in range(3):
+        episode(safe, 0.0, valid=False)
+    assert safe.counts["collapse"] == 0
+    episode(safe, 0.0)
+    assert safe.counts["collapse"] == 1
+
+
+def test_what_is_saved_says_that_an_episode_was_under_way_also_where_nothing_of_it_was_learned():
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    safe.observe(step(0.5, valid=False))
+    assert safe.experience()[2]
 
 
 def test_interventions_roll_back_what_was_learned():
