@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from metarl import algos, meta_parameters, tasks
 from metarl.evaluate import Evaluation, Outcome, evaluate
-from metarl.report import COLOURS, plot
+from metarl.report import COLOURS, plot, shown
 from metarl.statistics import Estimate, interval
 
 ROOT = Path(__file__).parents[1]
@@ -82,11 +82,6 @@ def markdown(evaluation: Evaluation) -> str:
                 lines.append(f"| {first} | {label} | " + " | ".join(_said(estimates[k], scale, digits) for k in episodes) + " |")
     lines += ["", "Mean return of a whole trial: " + ", ".join(f"{name} {_said(_whole_trial(o), 1, 2)}" for name, o in evaluation.outcomes.items()) + "."]
     return "\n".join(lines) + "\n"
-
-
-def shown(episodes: int) -> list[int]:
-    """All episodes of a trial, or some where there are many."""
-    return list(range(episodes)) if episodes <= 20 else [k for k in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500) if k < episodes - 1] + [episodes - 1]
 
 
 def _means(outcome: Outcome) -> list[Estimate]:

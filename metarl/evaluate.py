@@ -197,6 +197,9 @@ def evaluate(
     Raises:
         ValueError, FileNotFoundError: files that cannot be loaded, or are of different tasks.
     """
+    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("threads", threads, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")
     groups = _groups([*files, *robust, *oracle])
     task = tasks.make(_only_task(groups))
     num_robots = _robots_that_share(groups) if num_robots is None else num_robots

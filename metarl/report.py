@@ -33,6 +33,11 @@ def unit_and_scale(unit: str) -> tuple[str, float]:
     return ("cm", 100.0) if unit == "m" else (unit, 1.0)
 
 
+def shown(episodes: int, most: int = 20) -> list[int]:
+    """All episodes of a trial, or some where there are more than a table has room for."""
+    return list(range(episodes)) if episodes <= most else [k for k in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500) if k < episodes - 1] + [episodes - 1]
+
+
 def show(evaluation: Evaluation, console: Console) -> None:
     """Print score (or return) and error by number of adaptation episodes, with 95 % intervals."""
     e = evaluation
@@ -64,10 +69,11 @@ def show(evaluation: Evaluation, console: Console) -> None:
 def _table(what: str, rows: dict[str, list[Estimate]], scale: float) -> Table:
     table = Table(title=what, title_style="bold", title_justify="left")
     table.add_column("algorithm", no_wrap=True)
-    for k in range(max(len(r) for r in rows.values())):
+    columns = shown(max(len(r) for r in rows.values()), 7)
+    for k in columns:
         table.add_column(str(k), justify="right", no_wrap=True)
     for name, estimates in rows.items():
-        values = np.array(estimates) * scale
+        values = np.array([estimates[k] for k in columns if k < len(estimates)]) * scale
         table.add_row(name, *(f"[bold]{_short(v)}[/bold]\n[dim]{_short(low)}…{_short(high)}[/dim]" for v, low, high in values))
     return table
 

@@ -92,7 +92,8 @@ def make(name: str) -> Task:
             for kind in variants.values():
                 if kind.arguments and name.startswith(_stem(kind)):
                     return _with_numbers(kind, name)()
-    raise unknown_name("task", name, names())
+    own = "" if os.environ.get("METARL_TASKS") else "; for one of your own, METARL_TASKS must name its folder"
+    raise ValueError(f"{unknown_name('task', name, names())}{own}")
 
 
 def _stem(kind: type[Task]) -> str:

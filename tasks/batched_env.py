@@ -238,4 +238,6 @@ class BatchedEnv:
             return
         row = int(bad.nonzero()[0, 0])
         assert self.tasks is not None
-        raise RuntimeError(f"the simulation blew up at step {self.elapsed}: {self.tasks.describe(row // self.num_robots)}")
+        sound = bool(self.obs[row].isfinite().all()) and all(bool(x[row].isfinite().all()) for x in self.readings.values())
+        cause = f"{type(self.task).__name__}.reward gave {float(reward[row])}" if sound else "the simulation blew up"
+        raise RuntimeError(f"{cause} at step {self.elapsed}: {self.tasks.describe(row // self.num_robots)}")

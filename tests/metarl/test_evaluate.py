@@ -172,6 +172,11 @@ class TestFiles:
         unknown = dataclasses.replace(result, headroom=Estimate(np.nan, 0.0, np.inf))
         assert json.loads(unknown.to_json())["headroom"] == [None, 0.0, None]
 
+    @pytest.mark.parametrize(("name", "least"), [("episodes", 1), ("seed", 0), ("threads", 0)])
+    def test_bad_numbers_are_refused_by_name(self, files, name, least):
+        with pytest.raises(ValueError, match=f"{name} is {least - 1}, expected at least {least}"):
+            evaluate(files, **{name: least - 1})
+
     def test_files_of_different_tasks_are_refused(self, files, small_algorithm, tmp_path):
         other = tmp_path / "other.safetensors"
         meta_parameters.save(other, small_algorithm("rl2", task="sparse_point_varibad"), "rl2", env_steps=0)

@@ -78,3 +78,10 @@ def test_algorithms_have_colours_and_references_have_none(evaluation):
     greys = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in report.GREY.values()]
     assert all(r == g == b for r, g, b in greys)
     assert len(set(report.COLOURS)) == len(report.COLOURS) >= 6
+
+
+def test_a_long_trial_shows_some_of_its_episodes():
+    assert report.shown(5, 7) == [0, 1, 2, 3, 4]
+    assert report.shown(10, 7) == [0, 1, 2, 5, 9]
+    assert report.shown(20) == list(range(20))
+    assert report.shown(100) == [0, 1, 2, 5, 10, 20, 50, 99]

@@ -189,6 +189,14 @@ def test_a_simulation_that_blows_up_names_the_task(monkeypatch):
         env.step(torch.zeros(2, 1, 1))
 
 
+def test_a_reward_that_is_no_number_is_not_blamed_on_the_simulation(monkeypatch):
+    env = countdown([2.0, 3.0])
+    env.reset()
+    monkeypatch.setattr(Countdown, "reward", lambda self, r, a, after: torch.tensor([torch.nan, 0.0]))
+    with pytest.raises(RuntimeError, match=r"Countdown.reward gave nan at step 1: Task countdown/v1:custom:\w+: 2 left"):
+        env.step(torch.zeros(2, 1, 1))
+
+
 def run(env: BatchedEnv, batch, actions) -> torch.Tensor:
     """(M, R, steps + 1, O) observations under actions (steps, M, R, A)."""
     env.set_tasks(batch)
