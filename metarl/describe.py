@@ -41,7 +41,11 @@ def describe(name: str, console: Console) -> dict[str, Any]:
         return _algorithm(name, console)
     if name.startswith("zoo:") or Path(name).suffix or Path(name).exists():
         return _file(name, console)
-    raise unknown_name("task, robot, algorithm or file", name, [n for names in listing().values() for n in names])
+    try:
+        task = tasks.make(name)  # names that hold numbers are many, and not listed: bandit_n7_k3
+    except ValueError:
+        raise unknown_name("task, robot, algorithm or file", name, [n for names in listing().values() for n in names]) from None
+    return _task(task, console)
 
 
 def _heading(console: Console, name: str, of: type[Any] | object) -> None:

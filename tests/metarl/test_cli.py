@@ -100,6 +100,13 @@ def test_every_setting_of_every_algorithm_has_its_doc_line(name):
     assert all(len(text) >= 4 for text in docs.values()), docs
 
 
+def test_describe_a_task_of_any_numbers(capsys):
+    cli.main(["describe", "bandit_n7_k3"])
+    assert "bandit_n7_k3" in (said := capsys.readouterr().out)
+    assert "p2" in said
+    assert "p3" not in said
+
+
 def test_describe_file(file, capsys):
     cli.main(["describe", str(file)])
     said = capsys.readouterr().out
