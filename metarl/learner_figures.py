@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl import algos, tasks
+from metarl.algorithm import MetaRLAlgorithm
 from metarl.algos.metagenrl import MetaGenRL
 from metarl.algos.pearl import PEARL
 from metarl.measuring import Figure, bare_physics, in_turns, median_ratio, torch_threads
@@ -71,6 +72,15 @@ class Products(TorchDispatchMode):
 # ---- the learners -----------------------------------------------------------------------------------------------------------
 
 
+def _trials(env: BatchedEnv, algorithm: MetaRLAlgorithm) -> tuple[Rollout, float]:
+    """What an iteration collects, on one thread of torch as in `meta_train`, and how long that took, in s."""
+    config, began = algorithm.config, time.perf_counter()
+    with torch_threads(1):
+        env.set_tasks(env.task.sample(config.num_tasks))
+        rollout = collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True)
+    return rollout, time.perf_counter() - began
+
+
 def iteration_against_physics() -> list[Figure]:
     """A whole iteration of meta-training, collect and update, against the physics in it."""
     task, config = tasks.make(TASK), config_for(ALGORITHM, TASK)
@@ -79,11 +89,8 @@ def iteration_against_physics() -> list[Figure]:
     bare, collecting = bare_physics(env, NUM_THREADS), []
 
     def iteration() -> None:
-        began = time.perf_counter()
-        with torch_threads(1):  # as in `meta_train`
-            env.set_tasks(task.sample(config.num_tasks))
-            rollout = collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True)
-        collecting.append(time.perf_counter() - began)
+        rollout, took = _trials(env, algorithm)
+        collecting.append(took)
         with torch_threads(NUM_THREADS):
             algorithm.meta_update(rollout)
 
@@ -138,11 +145,8 @@ def _against_bare_passes(name: str, goal: str = "") -> list[Figure]:
     decisions = config.num_robots * task.horizon
 
     def iteration() -> None:
-        began = time.perf_counter()
-        with torch_threads(1):  # as in `meta_train`
-            env.set_tasks(task.sample(config.num_tasks))
-            rollout = collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True)
-        collecting.append(time.perf_counter() - began)
+        rollout, took = _trials(env, algorithm)
+        collecting.append(took)
         algorithm.meta_update(rollout)
 
     def bare() -> None:
@@ -179,8 +183,7 @@ def pearl_against_bare_products() -> list[Figure]:
     algorithm = algos.load("pearl")(task.spec, task.params, replace(config_for("pearl", PEARL_TASK), updates=0, **PEARL_SIZES), 0)
     assert isinstance(algorithm, PEARL)
     config, env = algorithm.config, BatchedEnv(task, algorithm.config.num_tasks, algorithm.config.num_robots)
-    env.set_tasks(task.sample(config.num_tasks))
-    algorithm.meta_update(collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True))
+    algorithm.meta_update(_trials(env, algorithm)[0])
     env.close()
 
     def step() -> None:
@@ -203,8 +206,7 @@ def metagenrl_against_bare_passes() -> list[Figure]:
     algorithm = algos.load("metagenrl")(task.spec, task.params, config_for("metagenrl", MAML_TASK), 0)
     assert isinstance(algorithm, MetaGenRL)
     config, agents, env = algorithm.config, algorithm.population, BatchedEnv(task, algorithm.config.num_tasks, algorithm.config.num_robots)
-    env.set_tasks(task.sample(config.num_tasks))
-    algorithm.meta_update(collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True))
+    algorithm.meta_update(_trials(env, algorithm)[0])
     env.close()
     said = algorithm.seen(agents.episodes.draw(2 * config.batch_size, min(config.segment, task.horizon), algorithm.generator))
     part, objective = said.first(config.batch_size), algorithm.objective
@@ -240,16 +242,8 @@ def _memory_against_bare_products(name: str) -> list[Figure]:
     algorithm = algos.load(name)(task.spec, task.params, config, 0)
     env = BatchedEnv(task, config.num_tasks, config.num_robots)
 
-    def trials() -> Rollout:
-        env.set_tasks(task.sample(config.num_tasks))
-        return collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True)
-
-    with torch_threads(1):
-        rollout, collecting = trials(), []
-        for _ in range(3):
-            began = time.perf_counter()
-            trials()
-            collecting.append(time.perf_counter() - began)
+    collected = [_trials(env, algorithm) for _ in range(4)]
+    rollout, collecting = collected[0][0], [took for _, took in collected[1:]]  # the first warms up
     with torch_threads(NUM_THREADS):
         algorithm.meta_update(rollout)  # from now on the buffers of those who have one are filled
         with Products() as products:

@@ -59,8 +59,7 @@ class CarTrack(Task):
 
     Worth knowing are the road's grip (its friction and where the patches are together), the steering's bias and the motor's gain. To believe in another
     wind, payload or delay costs an expert little, since he sees where the car goes: these are nuisances, and so is the visibility, of which he makes no
-    use; they stay so that what was learnt holds in any weather. RL² earns 0.15 of what it earns more than a trained policy without memory: less than
-    the 0.2 that other tasks offer.
+    use; they stay so that what was learnt holds in any weather.
     """
 
     half_width = 0.4  # m, beyond it the car is off the track
