@@ -87,13 +87,17 @@ class ExperiencedAdapter:
 
 def _algorithms_own(adapter: Adapter) -> set[int]:
     """Identities of what an adapter shares with its algorithm."""
-    found: set[int] = set()
-    for algorithm in (part for part in vars(adapter).values() if isinstance(part, MetaRLAlgorithm)):
-        parts = [algorithm, *vars(algorithm).values()]
-        networks = [part for part in parts if isinstance(part, nn.Module)]
-        parts += [x for network in networks for x in (*network.modules(), *network.parameters(), *network.buffers())]
-        found |= {id(x) for x in parts if hasattr(x, "__dict__") or isinstance(x, torch.Generator)}  # equal numbers may be one object
-    return found
+    parts = [part for own in vars(adapter).values() if isinstance(own, MetaRLAlgorithm) for part in parts_of(own).values()]
+    return {id(x) for x in parts if hasattr(x, "__dict__") or isinstance(x, torch.Generator)}  # equal numbers may be one object
+
+
+def parts_of(algorithm: MetaRLAlgorithm) -> dict[int, Any]:
+    """An algorithm and what it consists of, by identity."""
+    parts: list[Any] = [algorithm, *vars(algorithm).values()]
+    for network in vars(algorithm).values():
+        if isinstance(network, nn.Module):
+            parts += [*network.modules(), *network.parameters(), *network.buffers()]
+    return {id(part): part for part in parts}
 
 
 def _plain(value: Any, left_out: set[int]) -> Any:

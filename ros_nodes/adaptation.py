@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.algorithm import Adapter, MetaRLAlgorithm
-from metarl.experience import Experience, state_of
+from metarl.experience import Experience, parts_of, state_of
 from metarl.tasks.batched_env import Step
 
 WINDOW, LEAST = 20, 10  # decisions over which interventions are counted, and how many there must be before that says anything
@@ -267,14 +267,7 @@ def duplicate(adapter: Adapter) -> Adapter:
     return copy.deepcopy(adapter, shared)
 
 
-@functools.lru_cache(maxsize=4)
-def _parts(algorithm: MetaRLAlgorithm) -> dict[int, Any]:
-    """An algorithm and what it consists of, by identity."""
-    parts: list[Any] = [algorithm, *vars(algorithm).values()]
-    for network in vars(algorithm).values():
-        if isinstance(network, nn.Module):
-            parts += [*network.modules(), *network.parameters(), *network.buffers()]
-    return {id(part): part for part in parts}
+_parts = functools.lru_cache(maxsize=4)(parts_of)  # on a robot an algorithm stays what it is, and copies are made at every decision
 
 
 def apart(one: Adapter, other: Adapter) -> float:
