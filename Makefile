@@ -2,19 +2,23 @@
 #   make demo    a robot arm adapts to objects it has never met: in simulation, then over ROS 2
 #   make demo-ros  over ROS 2: an arm and an object it does not know, then a quadrotor in a wind it has never met; bags, plots, films
 #   make test    checks and tests, as the continuous integration runs them
+#   make test-kilted  real nodes once more, on ROS 2 Kilted in place of Jazzy
 #   make check   format, lint and types alone
-#   make learn   the slow tests: does each algorithm learn?
+#   make learn   the slow tests: does each algorithm learn? is a million of commands safe?
 #   make zoo     train everything in metarl/zoo again and measure it: RESULTS.md; many hours
 #   make bench   speed, printed and written to runs/benchmark.json
 
 # the first that fits is taken; another one: make PYTHON=/usr/bin/python3.12 demo
 PYTHON ?= python3.11 python3 python3.12 python3.13
 VENV := .venv
+KILTED := .venv-kilted
+LAUNCH := .venv-launch
+PYTHON310 ?= python3.10
 BIN := $(VENV)/bin
 # by a variable, so that it holds for the isolated build of the package as well
 INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo demo-ros test check learn zoo bench clean
+.PHONY: demo demo-ros test test-kilted check learn zoo bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.for-demo
@@ -25,6 +29,11 @@ demo-ros: $(VENV)/.for-demo
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# every kind of node, message, service and fault; the tests that need no processes have passed in `make test`
+test-kilted: $(KILTED)/.for-test
+	$(KILTED)/bin/python -m pytest -n 2 --dist worksteal -p no:cacheprovider \
+		$(foreach file,faults clock sim_node vehicle_graph recorder_node,tests/ros_nodes/test_$(file).py)
 
 check: $(VENV)/.for-test
 	$(BIN)/ruff format --check .
@@ -51,6 +60,22 @@ $(VENV)/.for-test: pyproject.toml setup.py constraints.txt | $(BIN)/pip
 	$(INSTALL) -e '.[sim,ros,dev]'
 	@touch $@ $(VENV)/.for-demo
 
+# Kilted and Jazzy have the same import names, so each has an environment; what is not ROS is found in .venv, behind Kilted's own
+$(KILTED)/.for-test: requirements-kilted.txt $(VENV)/.for-test
+	@echo "Installing ROS 2 Kilted into $(KILTED) (half a minute)"
+	@rm -rf $(KILTED) && $(BIN)/python -m venv $(KILTED)
+	$(KILTED)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-kilted.txt
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(KILTED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beneath.pth"
+	@$(KILTED)/bin/python -c 'import importlib.metadata as m; found = m.version("ros-rclpy"); assert found.startswith("9."), f"rclpy {found} is not of Kilted"'
+	@touch $@
+
+# play_launch looks at the launch files in `make test` where METARL_PLAY_LAUNCH names this environment; it has wheels for Python 3.10 alone
+$(LAUNCH)/.for-test:
+	@echo "Installing play_launch into $(LAUNCH)"
+	@rm -rf $(LAUNCH) && $(PYTHON310) -m venv $(LAUNCH)
+	$(LAUNCH)/bin/python -m pip install --disable-pip-version-check --quiet play_launch==0.16.0 numpy==2.2.6 pyyaml==6.0.3
+	@touch $@
+
 $(BIN)/pip:
 	@for python in $(PYTHON); do \
 		$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; python=; \
@@ -63,4 +88,4 @@ $(BIN)/pip:
 	rm -rf $(VENV) && $$python -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(KILTED) $(LAUNCH) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -38,7 +38,7 @@ setup(
         "dev": ["colcon-common-extensions>=0.3", "hypothesis>=6", "mypy>=1.10", "pytest>=8", "pytest-xdist>=3", "ruff>=0.12", "setuptools>=77"],
     },
     packages=find_packages(include=["metarl", "metarl.*"]),  # robots/, tasks/ and ros_nodes/ are linked into metarl/
-    package_data={"metarl": ["py.typed", "zoo/*"]},
+    package_data={"metarl": ["py.typed", "zoo/*"], "metarl.ros_nodes": ["*.xml"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/metarl"]),
         ("share/metarl", ["package.xml"]),

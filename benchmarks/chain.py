@@ -50,14 +50,17 @@ class Stopwatch:
     def __init__(self, node: Node) -> None:
         self._file = runtime.parameter(node, "times", "")
         self._published: dict[int, int] = {}
+        self._due: set[int] = set()
         self._first: set[int] = set()
         self._arrived: list[tuple[bytes, int]] = []
         self._executed: list[tuple[bytes, int]] = []
         node.create_subscription(JointTrajectory, "safety/executed", self._on_executed, runtime.ANSWERS)
 
-    def publishes(self, stamp: int) -> None:
-        """Readings of that stamp (ns) are being published now."""
+    def publishes(self, stamp: int, due: bool) -> None:
+        """Readings of that stamp (ns) are being published now; where a command is `due`, time passes and the robot needs one."""
         self._published.setdefault(stamp, time.monotonic_ns())
+        if due:
+            self._due.add(stamp)
 
     def begins(self, stamp: int) -> None:
         """An episode begins with the readings of that stamp (ns)."""
@@ -71,10 +74,15 @@ class Stopwatch:
         self._executed.append((_content(message), messages.to_stamp(message.header.stamp)))
 
     def write(self) -> None:
-        """(N,) each: ns when a reading was published, ns until its command arrived, and whether an episode began with it."""
+        """(N,) each: ns when a reading was published, ns until its command arrived, and whether an episode began with it.
+
+        And (D,) of the readings for which a command was due: ns when they were published, and whether one came.
+        """
         answered = [(s, t) for s, t in answers(self._arrived, self._executed) if s in self._published]
         begun, first = np.array([self._published[s] for s, _ in answered]), np.array([s in self._first for s, _ in answered])
-        np.savez(self._file, published=begun, latency=np.array([t for _, t in answered]) - begun, first=first)
+        came, due = {s for s, _ in answered}, sorted(self._due)
+        asked = {"asked": np.array([self._published[s] for s in due]), "came": np.array([s in came for s in due], dtype=bool)}
+        np.savez(self._file, published=begun, latency=np.array([t for _, t in answered]) - begun, first=first, **asked)
 
 
 def answers(arrived: Iterable[tuple[bytes, int]], executed: Iterable[tuple[bytes, int]]) -> list[tuple[int, int]]:
@@ -109,7 +117,7 @@ class TimedSim(SimNode):
         super().__init__(node)
 
     def _publish(self) -> None:
-        self.stopwatch.publishes(self._stamp)
+        self.stopwatch.publishes(self._stamp, due=self._running)
         super()._publish()
 
     def _begun(self, response: Trigger.Response) -> Trigger.Response:
@@ -148,7 +156,7 @@ class Source:
 
     def _publish(self) -> None:
         stamp = time.time_ns()
-        self.stopwatch.publishes(stamp)
+        self.stopwatch.publishes(stamp, due=True)
         self._state.publish(messages.joint_state(ARM.joint_names, HOME, np.zeros(len(HOME)), stamp))
         self._target.header.stamp = messages.to_time(stamp)
         for publisher in self._targets:

@@ -1,7 +1,9 @@
 """What tasks are worth: what an expert earns who is told the task, what he earns untold, and what each wrong belief costs him.
 
-python benchmarks/identifiability.py                 # all tasks with an expert; half an hour on one core
-python benchmarks/identifiability.py quadrotor_track
+Where there is no expert, what an ideal body could earn that is told a goal; where the body itself is hidden, what a planner earns who is told it.
+
+python benchmarks/identifiability.py                 # all tasks; an hour on one core
+python benchmarks/identifiability.py quadrotor_track --tasks 96
 python benchmarks/identifiability.py --write         # docs/identifiability.md alone, from what was measured
 
 Measured numbers go to metarl/zoo/experts.json, where `metarl describe` finds the headroom of tasks that have no trained references.
@@ -9,19 +11,22 @@ Measured numbers go to metarl/zoo/experts.json, where `metarl describe` finds th
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planning
 import torch
 from torch import Tensor
 
 from metarl import meta_parameters, tasks
 from metarl.algorithm import Adapter
+from metarl.describe import REFERENCES, WORTH_IT, measured_headroom
 from metarl.evaluate import RandomAdapter
 from metarl.rollout import collect
 from metarl.statistics import Array, Estimate, interval
@@ -32,7 +37,7 @@ from metarl.tasks.task import Task, Values
 ROOT = Path(__file__).parents[1]
 MEASURED, DOCUMENT = ROOT / "metarl" / "zoo" / "experts.json", ROOT / "docs" / "identifiability.md"
 NUM_TASKS, MANY_TASKS = 64, 1024  # held-out tasks, one episode each; where an episode costs nothing
-WORTH_IT = 0.2  # part of what is earned that a wrong belief must cost
+PLANNED_TASKS, BELIEFS = 16, 3  # where it costs a minute; tasks that one who was told nothing plans for at once
 FEW = 4  # parameters of one name and more are judged together alone
 COMPANY = {  # one thing, and one belief about it, under several names
     "the object": ("shape", "half_size", "half_width", "mass", "friction", "com_along", "com_aside", "bears"),
@@ -167,10 +172,10 @@ def lost(truth: Array, other: Array, random: Array) -> Estimate:
     return interval(ratio, [np.column_stack([truth, other, random])])[0]
 
 
-def measured(name: str) -> dict[str, Any]:
-    """What stands in experts.json for a task with an expert."""
+def measured(name: str, num: int = 0) -> dict[str, Any]:
+    """What stands in experts.json for a task with an expert, in `num` tasks, or as many as are usual."""
     task = tasks.make(name)
-    num = MANY_TASKS if "analytic" in task.simulators else NUM_TASKS
+    num = num or (MANY_TASKS if "analytic" in task.simulators else NUM_TASKS)
     num = min(num, len(task.published["iid"])) if task.published else num
     batch, env = task.sample(num, "iid"), BatchedEnv(task, num, num_threads=1, seed=0)
     try:
@@ -218,6 +223,40 @@ def ideal(name: str) -> dict[str, Any] | None:
     return {"by": "ideal body", "split": "train", "num_tasks": len(batch), "headroom": lost(truth, untold, random)}
 
 
+def planned(name: str, num: int = 0) -> dict[str, Any] | None:
+    """Headroom of a hidden body, of a planner who is told it above one who plans for the middle of what training draws, or for several bodies at once.
+
+    The latter is looked at where the former leaves a headroom that is worth it. None where no effort is set for such a task.
+    """
+    effort = next((effort for begins, effort in planning.EFFORTS.items() if name.startswith(begins)), None)
+    if effort is None:
+        return None
+    task = copy.copy(tasks.make(name))
+    task.horizon = effort.decisions  # type: ignore[misc]
+    num = min(num or PLANNED_TASKS, len(task.published["iid"])) if task.published else num or PLANNED_TASKS
+    batch, env = task.sample(num, "iid"), BatchedEnv(task, num, num_threads=1, seed=0)
+
+    def earned(beliefs: TaskBatch) -> Array:
+        planner = planning.Planner(env, beliefs, effort)
+        try:
+            return last_returns(env, batch, planner, 1)
+        finally:
+            planner.close()
+
+    try:
+        random, truth, untold = returns(env, batch, None), earned(batch), {"in the middle": earned(middle(batch))}
+        if lost(truth, untold["in the middle"], random)[0] >= WORTH_IT:
+            untold["for several"] = earned(task.practice(num * BELIEFS, 0, 0))
+    finally:
+        env.close()
+    reference = max(untold, key=lambda who: untold[who].mean())
+    means = {who: mean(those) for who, those in {"told": truth, **untold, "random": random}.items()}
+    return {
+        "by": "planner", "split": "iid", "num_tasks": num, "decisions": effort.decisions, "earned": means, "best": "told", "untold": reference,
+        "headroom": lost(truth, untold[reference], random),
+    }  # fmt: skip
+
+
 # ---- what is written --------------------------------------------------------------------------------------------------------
 
 
@@ -248,12 +287,33 @@ def section(name: str, found: Mapping[str, Any]) -> str:
     return "\n".join([f"### {name}", "", head + part, "", "| wrong belief about | costs | verdict |", "|---|---|---|", *rows, ""])
 
 
+def overview() -> str:
+    """The headroom of every task, as `metarl describe` says it."""
+    rows = []
+    for name in tasks.names():
+        stated = measured_headroom(name)
+        by = "not known" if stated is None else REFERENCES[stated.get("by", "training")]
+        value = "" if stated is None else _said(stated["headroom"]) + (f", under {WORTH_IT}" if stated["headroom"][0] < WORTH_IT else "")
+        rows.append(f"| {name} | {value} | {by} |")
+    return "\n".join([OVERVIEW, "| task | headroom | of |", "|---|---|---|", *rows, ""])
+
+
+def planners(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is written of bodies that a planner moved."""
+    whos = ("told", "in the middle", "for several", "random")
+    rows = [f"| task | tasks | decisions | {' | '.join(whos)} | headroom |", "|---|---|---|---|---|---|---|---|"]
+    for name, entry in found.items():
+        if entry["by"] == "planner":
+            earned = [_said(entry["earned"][who], 1) if who in entry["earned"] else "" for who in whos]
+            rows.append(f"| {name} | {entry['num_tasks']} | {entry['decisions']} | {' | '.join(earned)} | {_said(entry['headroom'])} |")
+    return "\n".join([PLANNED, *rows, ""])
+
+
 def document(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The whole of docs/identifiability.md."""
     ideals = [f"| {name} | {_said(entry['headroom'])} |" for name, entry in found.items() if entry["by"] == "ideal body"]
-    unknown = [name for name in tasks.names() if name not in found]
     sections = [section(name, entry) for name, entry in found.items() if entry["by"] == "expert"]
-    return "\n".join([HEAD, *sections, IDEAL, "| task | headroom |", "|---|---|", *ideals, "", UNKNOWN + ", ".join(f"`{n}`" for n in unknown) + ".", ""])
+    return "\n".join([HEAD, overview(), *sections, IDEAL, "| task | headroom |", "|---|---|", *ideals, "", planners(found)])
 
 
 def known() -> dict[str, Any]:
@@ -264,9 +324,14 @@ def known() -> dict[str, Any]:
 
 def main() -> None:
     """Measure what is asked for, print, and write."""
+    parser = argparse.ArgumentParser(description="What tasks are worth.")
+    parser.add_argument("names", nargs="*", help="tasks; by default all")
+    parser.add_argument("--tasks", type=int, default=0, metavar="N", help="how many held-out tasks of each")
+    parser.add_argument("--write", action="store_true", help="measure nothing that is not named, and write the document")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    for name in [word for word in sys.argv[1:] if word != "--write"] or ([] if "--write" in sys.argv else tasks.names()):
-        entry = measured(name) if tasks.make(name).has_expert else ideal(name)
+    for name in asked.names or ([] if asked.write else tasks.names()):
+        entry = measured(name, asked.tasks) if tasks.make(name).has_expert else ideal(name) or planned(name, asked.tasks)
         if entry is not None:
             plain = json.loads(json.dumps(entry), parse_float=lambda text: round(float(text), 4))
             MEASURED.write_text(json.dumps(dict(sorted({**known(), name: plain}.items())), indent=1) + "\n")
@@ -295,7 +360,18 @@ No expert, and hardly a reference trained: what a body would earn that did at on
 does what is best for all goals together (the middle velocity, place or direction); at random it stays where it is. Real legs take time and effort, which
 takes from all three: this is what the task offers, not what was reached.
 """
-UNKNOWN = "Not known: what is hidden there is the body, so that nothing but training tells: "
+PLANNED = f"""## Hidden bodies
+
+No expert, and no reference trained: what a planner earns in the beginning of an episode, who tries a few dozen action sequences a decision in a
+simulation of what it believes, and sees the true state (`benchmarks/planning.py`). It is told the body; or believes in the *middle* of what training
+draws; or, where that leaves {WORTH_IT} and more, plans *for several* bodies of training at once. The planner is not a good one: it looks half a second
+ahead, and where it walks no better told than untold, a policy that was trained could still make use of what it knows. And one who was trained
+to do without may do better than one who believes something wrong. So these numbers say what knowing is worth to this planner, in these few tasks.
+"""
+OVERVIEW = """## All tasks
+
+The number of a trained oracle above a trained policy without memory, where the zoo has both and their scores; else of an expert; else what follows at the end.
+"""
 
 
 if __name__ == "__main__":

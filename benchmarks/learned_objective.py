@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from overview import said
 
 from metarl import algos, meta_parameters, tasks
 from metarl.algos.metagenrl import MetaGenRL
@@ -53,7 +54,7 @@ def measure(trained: MetaGenRL) -> dict[str, list[Array]]:
         unmoved.config = replace(trained.config, updates=0)
         for name, algorithm in (("trained", trained), ("untrained", untrained), ("as born", unmoved)):
             found[name].append(returns(algorithm, birth))
-            print(name, birth, " ".join(f"{x:.0f}" for x in found[name][-1].mean(0)), flush=True)
+            print(name, birth, " ".join(f"{x:.3g}" for x in found[name][-1].mean(0)), flush=True)
     return found
 
 
@@ -71,21 +72,24 @@ def main() -> None:
     torch.set_num_threads(1)
     found = measure(trained)
     curves: dict[str, list[Estimate]] = {name: interval(mean_of_tasks, x) for name, x in found.items()}
-    better = interval(mean_of_tasks, [a - b for a, b in zip(found["trained"], found["untrained"], strict=True)])
+    better, learned = (interval(mean_of_tasks, [a - b for a, b in zip(found["trained"], found[name], strict=True)]) for name in ("untrained", "as born"))
     about = meta_parameters.describe(path)
     known = {k: about[k] for k in ("command", "seed", "env_steps", "commit") if k in about}
     asked = {"split": SPLIT, "simulator": tasks.make(task).simulators[0], "num_tasks": NUM_TASKS, "num_robots": trained.config.num_robots, "agents": AGENTS}
     others = {f"returns_{name.replace(' ', '_')}": curves[name] for name in ("untrained", "as born")}
     empty = {"error_unit": "", "headroom": None, "seeds_pooled": 1, "gains": [], "late_returns": [], "errors": [], "scores": []}
-    score = {**asked, **empty, "returns": curves["trained"], **others, "trained_minus_untrained": better}
+    score = {**asked, **empty, "returns": curves["trained"], **others, "trained_minus_untrained": better, "trained_minus_born": learned}
     path.with_suffix(".json").write_text(json.dumps({**known, "scores": [score]}, indent=1) + "\n")
 
     shown = sorted({0, 1, 2, 3, *range(5, EPISODES - 1, 5), EPISODES - 1})
     lines = [f"### {task}, {SPLIT}: new agents that learn by the objective of MetaGenRL", ""]
     lines += [f"{AGENTS} agents, born from seeds of their own, in each of {NUM_TASKS} tasks. Mean return of an episode with 95 % intervals over both.", ""]
     lines += ["| objective | " + " | ".join(f"after {k}" for k in shown) + " |", "|---|" + "---|" * len(shown)]
-    lines += [f"| {name} | " + " | ".join(_said(curve[k]) for k in shown) + " |" for name, curve in {**curves, "trained - untrained": better}.items()]
-    lines += ["", f"![return by episode](docs/{task}_metagenrl.png)"]
+    lines += [
+        f"| {name} | " + " | ".join(said(curve[k]) for k in shown) + " |"
+        for name, curve in {**curves, "trained - untrained": better, "trained - as born": learned}.items()
+    ]
+    lines += ["", f"![return by episode]({task}_metagenrl.png)"]
     (ROOT / "docs" / f"{task}_metagenrl.md").write_text("\n".join(lines) + "\n")
 
     figure = Figure(figsize=(5.5, 4.0), layout="constrained")
@@ -100,10 +104,6 @@ def main() -> None:
     axes.set_title(f"{task}: agents trained by an objective", fontsize=10)
     axes.legend(frameon=False)
     figure.savefig(ROOT / "docs" / f"{task}_metagenrl.png", dpi=150)
-
-
-def _said(estimate: Estimate) -> str:
-    return f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The scores of everything in the zoo, on tasks that were never met in training: RESULTS.md, its pictures, and a JSON file beside each zoo file.
+"""The scores of everything in the zoo, on tasks that were never met in training: docs/TASK.md, pictures, a JSON file beside each zoo file, and
+RESULTS.md (overview.py).
 
 python benchmarks/results.py            # all; minutes
 python benchmarks/results.py arm_slide  # one task
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import overview
 from matplotlib.figure import Figure
 
 from metarl import algos, meta_parameters, tasks
 from metarl.evaluate import Evaluation, Outcome, evaluate
-from metarl.report import COLOURS, plot, shown
+from metarl.report import legend_below, plot, shown, styles
 from metarl.statistics import Estimate, interval
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +27,13 @@ ZOO, SEEDS, CURVES = ROOT / "metarl" / "zoo", Path(__file__).parent / "seeds", P
 NUM_TASKS = {"mujoco": 128, "analytic": 128, "pybullet": 64}
 MANY_TASKS = {"bandit_n10_k5": 8192, "bandit_n100_k5": 4096, "tabular_mdp_n10": 2048, "grid_navi": 1024}  # where a task is nearly all chance, and costs nothing
 BY_THEMSELVES = ("metagenrl",)  # a new agent needs more than a trial: see learned_objective.py
+PAGE = """# {task}
+
+Interquartile means (where actions are choices: means) with 95 % bootstrap intervals, by number of episodes of adaptation, over tasks that training does not
+draw from. Where a task is one of a few combinations, split iid holds combinations that training has met as well. Intervals of one seed are over tasks.
+
+![by episode]({task}.png)
+"""
 SPLITS = {"mujoco": ("iid", "ood_near", "ood_far"), "analytic": ("iid", "ood_near", "ood_far"), "pybullet": ("iid",)}  # those that the task has
 
 
@@ -34,7 +43,7 @@ def files_of(task: str, algorithm: str) -> list[Path]:
 
 
 def measure(task: str) -> list[Evaluation]:
-    """All algorithms of the zoo for a task, in every simulator and split."""
+    """All algorithms of the zoo for a task, in every simulator and split; in PyBullet, where each robot is a world of its own, those that learn from one."""
     names = [entry.split("/")[1] for entry in meta_parameters.zoo() if entry.split(":")[1].split("/")[0] == task]
     files = [f for name in names if name not in ("robust", "oracle", *BY_THEMSELVES) for f in files_of(task, name)]
     robust, oracle = ([files_of(task, n)[0]] if n in names else [] for n in ("robust", "oracle"))
@@ -42,9 +51,16 @@ def measure(task: str) -> list[Evaluation]:
     for simulator in tasks.make(task).simulators:
         for split in (s for s in SPLITS[simulator] if s in tasks.make(task).splits):
             print(f"{task}, {split}, {simulator}: {len(files)} files", flush=True)
+            chosen = [f for f in files if simulator != "pybullet" or robots_a_task(f) == 1]
             num_tasks, num_robots = sizes(task, split, simulator, names)
-            done.append(evaluate(files, robust, oracle, split, simulator, num_tasks, num_robots, threads=2))
+            done.append(evaluate(chosen, robust, oracle, split, simulator, num_tasks, num_robots, threads=2))
     return done
+
+
+def robots_a_task(file: Path) -> int:
+    """From how many robots in the same task at once a file's learner learns."""
+    about = meta_parameters.describe(file)
+    return int(about["config"]["num_robots"]) if algos.load(about["algorithm"]).pools_robots else 1
 
 
 def sizes(task: str, split: str, simulator: str, names: list[str]) -> tuple[int, int | None]:
@@ -119,25 +135,37 @@ def trainings(task: str) -> str:
     lines = [f"### {task}, training", "", "| file | seed | decisions | minutes on one shared core | commit |", "|---|---|---|---|---|"]
     for file, curve in curves_of(task).items():
         about = meta_parameters.describe(file)
-        lines.append(f"| {file.stem} | {about['seed']} | {curve['env_steps'][-1]:,.0f} | {curve['seconds'][-1] / 60:.1f} | {about.get('commit', '')[:12]} |")
-    return "\n".join([*lines, "", f"![returns in training](docs/{task}_training.png)", ""])
+        lines.append(f"| {file.stem} | {about['seed']} | {curve['env_steps'][-1]:,.0f} | {curve['seconds'][-1] / 60:.1f} | {short(about.get('commit', ''))} |")
+    return "\n".join([*lines, "", f"![returns in training]({task}_training.png)", ""])
+
+
+def short(commit: str) -> str:
+    """Twelve letters of a commit, and whether something was changed since."""
+    number, changed, _ = commit.partition("-dirty")
+    return number[:12] + changed
 
 
 def plot_trainings(task: str, path: Path) -> None:
     """Return of the first and of the last episode in training, by decisions and by minutes."""
     figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    curves = {file.stem.removeprefix(f"{task}_"): curve for file, curve in curves_of(task).items()}
+    style = styles(name.partition("_seed")[0] for name in curves)
     for axes, column, scale, label in zip(figure.subplots(1, 2, sharey=True), ("env_steps", "seconds"), (1.0, 60.0), ("decisions", "minutes"), strict=True):
-        for number, (file, curve) in enumerate(curves_of(task).items()):
-            colour, episodes = COLOURS[number % len(COLOURS)], [name for name in curve if name.startswith("return_episode_")]
+        for name, curve in curves.items():
+            algorithm, further, _ = name.partition("_seed")
+            drawn = {**style[algorithm], "marker": "", "linewidth": 0.7 if further else 1.5}
+            episodes = [c for c in curve if c.startswith("return_episode_")]
             x = np.array(curve[column]) / scale
-            axes.plot(x, curve[episodes[-1]], color=colour, label=file.stem.removeprefix(f"{task}_"))
+            axes.plot(x, curve[episodes[-1]], **drawn, label="" if further else algorithm)
             if len(episodes) > 1:
-                axes.plot(x, curve[episodes[0]], ":", color=colour)
+                axes.plot(x, curve[episodes[0]], **{**drawn, "linestyle": ":"})
+        ends = [curve[column][-1] for curve in curves.values()]
+        axes.set_xscale("log" if max(ends) > 10 * min(ends) else "linear")
         axes.set_xlabel(label)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("return in training")
-    figure.suptitle(f"{task}: last episode of a trial (dotted: first)")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(f"{task}: last episode of a trial (dotted: first; thin: further seeds)")
+    legend_below(figure)
     figure.savefig(path, dpi=110)
 
 
@@ -161,7 +189,7 @@ def main() -> None:
             path = ZOO / f"{task}_{name}.safetensors"
             if path.exists():
                 about = meta_parameters.describe(path)
-                scores = [summary(e.outcomes[name], e) for e in evaluations]
+                scores = [summary(e.outcomes[name], e) for e in evaluations if name in e.outcomes]
                 known = {k: about[k] for k in ("command", "seed", "env_steps", "commit") if k in about}
                 path.with_suffix(".json").write_text(json.dumps({**known, "scores": scores}, indent=1) + "\n")
         plot(evaluations[0], ROOT / "docs" / f"{task}.png")
@@ -169,13 +197,8 @@ def main() -> None:
         if curves_of(task):
             plot_trainings(task, ROOT / "docs" / f"{task}_training.png")
             parts.append(trainings(task))
-        (ROOT / "docs" / f"{task}.md").write_text("\n".join(parts))
-    parts = [p.read_text() for p in sorted((ROOT / "docs").glob("*.md")) if p.stem.startswith(tuple(named))]
-    head = "# Results\n\nInterquartile means (where actions are choices: means) with 95 % bootstrap intervals, by number of episodes of adaptation, over\n"
-    head += "tasks of the splits that training does not draw from. Where a task is one of a few combinations, as on grids, in kitchens or of two directions,\n"
-    head += "split iid holds combinations that training has met as well. Intervals of one seed are over tasks, not over trainings.\n"
-    head += "Made by `python benchmarks/results.py` from the files in `metarl/zoo` and `benchmarks/seeds`.\n"
-    (ROOT / "RESULTS.md").write_text(head + "\n" + "\n".join(parts))
+        (ROOT / "docs" / f"{task}.md").write_text("\n".join([PAGE.format(task=task), *parts]))
+    overview.write()
 
 
 if __name__ == "__main__":

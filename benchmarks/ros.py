@@ -5,7 +5,8 @@ python benchmarks/ros.py --soak 30          # so many minutes of random faults
 
 Both write their part of docs/ros_figures.md. The robot is simulated in real time; every node is a process of its own, and they are connected over DDS
 as on a robot. What is timed is the way from a published reading to the arrival of the command that was computed from it:
-sim -> task -> adapter -> safety -> sim. The bare graph has the same messages and hops, through nodes that pass on what they get (`chain.py`).
+sim -> task -> adapter -> safety -> sim; and how many readings no command was computed from, because the one before was still under way, or between
+two episodes. The bare graph has the same messages and hops, through nodes that pass on what they get (`chain.py`).
 """
 
 from __future__ import annotations
@@ -85,10 +86,12 @@ class Measured(NamedTuple):
     Attributes:
         latency: name of a part of the commands -> (n,) ms of each.
         processor: node -> part of one core.
+        came: name of a spell -> (n,) of each reading in it, while time passed, whether a command came that was computed from it.
     """
 
     latency: Mapping[str, NDArray[np.float64]]
     processor: Mapping[str, float]
+    came: Mapping[str, NDArray[np.bool_]]
 
 
 def processor_seconds(pid: int) -> float:
@@ -179,10 +182,11 @@ def measure(nodes: Sequence[NodeSpec], times: Path, seconds: float, switch: bool
     found = np.load(times)
     when, latency, first = found["published"] / 1e9, found["latency"] / 1e6, found["first"]
     during = {name: within(when, parts) for name, parts in spells.items()}
+    came = {name: found["came"][within(found["asked"] / 1e9, spell)] for name, spell in spells.items()}
     if not switch:
-        return Measured({BARE: latency[during[ON]]}, used)
+        return Measured({BARE: latency[during[ON]]}, used, {BARE: came[ON]})
     parts = {**{name: mask & ~first for name, mask in during.items()}, FIRST: first & (when > began)}
-    return Measured({name: latency[mask] for name, mask in parts.items()}, used)
+    return Measured({name: latency[mask] for name, mask in parts.items()}, used, came)
 
 
 # ---- what is said of it -----------------------------------------------------------------------------------------------------
@@ -199,6 +203,16 @@ def figures(rate: int, distributions: Mapping[str, Distribution], processor: Map
         Figure(f"median at {rate} Hz", on.median, "ms", "<= 1"), *found, Figure("p99 with adaptation on / off", on.p99 / off.p99, "", "<= 1.25"),
         Figure(f"processor of adapter and safety at {rate} Hz", cost, "% of a core", "<= 15"),
     ]  # fmt: skip
+
+
+REMARK = """A reading has no command where the one before was still under way, or between two episodes. The goals are of a faster machine than this one: a
+bare graph of rclpy, which passes messages on and computes nothing, is the floor of any of these numbers."""
+MISSED = ("readings", "of them without a command", "commands per reading")
+
+
+def missed(came: NDArray[np.bool_] | None) -> list[str]:
+    """Cells of MISSED, of readings (n,) for each of which a command came or not; empty where there were none."""
+    return ["", "", ""] if came is None or not len(came) else [str(len(came)), str(int((~came).sum())), f"{came.mean():.3f}"]
 
 
 def machine() -> str:
@@ -224,8 +238,10 @@ def write(title: str, lines: Sequence[str]) -> None:
     text = (
         DOCUMENT.read_text() if DOCUMENT.exists() else "# Figures of the ROS 2 graph\n\nWritten by `benchmarks/ros.py`, which says what is measured and how.\n"
     )
-    parts = [part for part in text.split("\n## ") if not part.startswith(title)]
-    DOCUMENT.write_text("\n## ".join([*parts, "\n".join([title, "", *lines, ""])]))
+    parts = text.split("\n## ")
+    place = next((i for i, part in enumerate(parts) if part.startswith(title)), len(parts))
+    parts[place : place + 1] = ["\n".join([title, "", *lines, ""])]
+    DOCUMENT.write_text("\n## ".join(parts))
 
 
 def picture(latencies: Mapping[int, Mapping[str, NDArray[np.float64]]], path: Path) -> None:
@@ -259,17 +275,18 @@ def latency(seconds: float, folder: Path, console: Console) -> None:
         ground = found[BARE]
         for part, d in found.items():
             ratios = [f"{d.median / ground.median:.2f}", f"{d.p99 / ground.p99:.2f}"]
-            rows.append([str(rate), part, *(f"{x:.2f}" for x in d[:4]), str(d.count), *ratios])
+            rows.append([str(rate), part, *(f"{x:.2f}" for x in d[:4]), str(d.count), *ratios, *missed({**passing.came, **working.came}.get(part))])
         promised += figures(rate, found, working.processor)
         for node, part in working.processor.items():
             there = f"{100 * passing.processor[node]:.1f}" if node in passing.processor else ""
             costs.append([str(rate), node, f"{100 * part:.1f}", there])
     lines = [f"`python benchmarks/ros.py --seconds {seconds:g}`, {POLICY} on {about}.", ""]
-    lines += show(["Hz", "commands", "median ms", "p90", "p99", "max", "count", "median / bare", "p99 / bare"], rows, console)
+    lines += show(["Hz", "commands", "median ms", "p90", "p99", "max", "count", "median / bare", "p99 / bare", *MISSED], rows, console)
     lines += ["", "![latencies](ros_figures.png)", ""]
     lines += show(["Hz", "node", "% of a core", "bare"], costs, console)
     reached = [[f.name, f"{f.value:.3g} {f.unit}", f.goal, "yes" if f.reached else "no"] for f in promised]
     lines += ["", *show(["figure", "measured", "goal", "reached"], reached, console)]
+    lines += ["", REMARK]
     picture(latencies, DOCUMENT.with_suffix(".png"))
     write("Latency", lines)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from metarl.tasks.task import EnvSpec
 
 if TYPE_CHECKING:
     from metarl.experience import Experience
+
+
+FAR = 3.0  # standard deviations from the mean of a Gaussian at which hardly anything lies
 
 
 class Adapter(Protocol):
@@ -46,6 +49,33 @@ class Adapter(Protocol):
 
     def adapt(self) -> None:
         """An episode has ended."""
+
+
+@runtime_checkable
+class Accountable(Protocol):
+    """An Adapter that can say of what it learned at the end of an episode whether that was for the better, before anything is done by it."""
+
+    def progress(self, before: Adapter) -> float:
+        """How much what `adapt` climbs has grown, on the decisions that it learned from; `before` is this adapter as it was when the episode ended."""
+        ...
+
+
+@runtime_checkable
+class Measurable(Adapter, Protocol):
+    """An Adapter that knows how far what it has understood has gone, so that a robot can refuse what has gone too far.
+
+    Each kind of state has a measure of its own, in which 1 is about as far as such a state goes by its nature:
+
+    - parameters of a policy: the change of a layer, relative to the layer. At 1 nothing of what was meta-learned need be left in it; with relative changes
+      r_l the function that the layers make together changes by no more than prod (1 + r_l) - 1 (Bernstein et al. 2020, 2002.03432).
+    - a memory: the root mean square of its units' change, over the range in which they move: a GRU's, and what gates let through, is 1; of two vectors
+      that a layer norm has made, the farthest apart are opposite, 2.
+    - a posterior over a latent: root mean square in standard deviations, over three of these: those of the prior, or of the beliefs that training has seen.
+    """
+
+    def distance(self, prior: Self) -> float:
+        """Of the learner that has gone farthest; `prior` is this adapter after `reset`."""
+        ...
 
 
 class Privileged(Protocol):

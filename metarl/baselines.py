@@ -25,10 +25,11 @@ def fitted_values(features: Tensor, target: Tensor, mask: Tensor, ridge: float =
         mask: (..., N) bool; the others are predicted, but not fitted.
         ridge: penalty for each fitted entry, which keeps the system solvable where features are constant or few entries are valid.
     """
-    weighted = features * mask.unsqueeze(-1)
+    exact = features.double()  # the ridge is lost in the rounding of single ones where a robot stands far away
+    weighted = exact * mask.unsqueeze(-1)
     count = mask.sum(-1).clamp(min=1)[..., None, None]
-    gram = weighted.mT @ features + ridge * count * _identity(features)
-    return (features @ torch.linalg.solve(gram, weighted.mT @ target.unsqueeze(-1))).squeeze(-1)
+    gram = weighted.mT @ exact + ridge * count * _identity(exact)
+    return (exact @ torch.linalg.solve(gram, weighted.mT @ target.double().unsqueeze(-1))).squeeze(-1).to(target.dtype)
 
 
 class RunningRegression(nn.Module):

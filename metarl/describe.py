@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import json
+import math
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -33,7 +35,7 @@ def describe(name: str, console: Console) -> dict[str, Any]:
     Raises:
         ValueError: nothing has that name; the message lists the near ones.
     """
-    if name in tasks.names():
+    if name in tasks.names() or name in tasks.files():
         return _task(tasks.make(name), console)
     if name in robots.names():
         return _robot(robots.load(name), console)
@@ -44,25 +46,36 @@ def describe(name: str, console: Console) -> dict[str, Any]:
     try:
         task = tasks.make(name)  # names that hold numbers are many, and not listed: bandit_n7_k3
     except ValueError:
-        raise unknown_name("task, robot, algorithm or file", name, [n for names in listing().values() for n in names]) from None
+        unknown = unknown_name("task, robot, algorithm or file", name, [n for names in listing().values() for n in names])
+        raise ValueError("; ".join([str(unknown), *tasks.unreadable()])) from None
     return _task(task, console)
 
 
 def _heading(console: Console, name: str, of: type[Any] | object) -> None:
     console.print(f"[bold]{name}[/bold]")
-    _prose(console, inspect.getdoc(inspect.getmodule(of)))
+    _prose(console, about_module(name, of))
 
 
-def _prose(console: Console, text: str | None) -> None:
+def about_module(name: str, of: type[Any] | object) -> str:
+    """The docstring of the module that something is from, without its name: many begin with it."""
+    about, title = inspect.getdoc(inspect.getmodule(of)) or "", f"{name}: "
+    return about[len(title)].upper() + about[len(title) + 1 :] if about.startswith(title) else about
+
+
+def _prose(console: Console, text: str) -> None:
     """Print a docstring with its paragraphs as wide as the console; lines that are indented or begin a list stay."""
-    for paragraph in (text or "").split("\n\n"):
+    for paragraph in text.split("\n\n"):
         console.print(re.sub(r"(?<=\S)\n\s*(?=[^\s-])", " ", paragraph), markup=False)
 
 
 def _table(console: Console, columns: list[str], rows: list[list[str]], title: str = "") -> None:
-    table = Table(*columns, title=title or None, title_justify="left", title_style="bold")
+    """Without the columns that say nothing."""
+    said = [any(row[i] for row in rows) for i in range(len(columns))]
+    if title:
+        console.print(f"[bold]{title}[/bold]")  # not as the table's own, which would be as narrow as that
+    table = Table(*itertools.compress(columns, said))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*itertools.compress(row, said))
     console.print(table)
 
 
@@ -71,7 +84,7 @@ def _table(console: Console, columns: list[str], rows: list[list[str]], title: s
 
 def _task(task: Task, console: Console) -> dict[str, Any]:
     _heading(console, task.name, type(task))
-    _prose(console, inspect.getdoc(type(task)))
+    _prose(console, inspect.getdoc(type(task)) or "")
     spec = task.spec
     rows = [[p.name, p.unit, _range(p, "train"), _range(p, "ood_near"), _range(p, "ood_far"), "" if p.hidden else "shown"] for p in task.params if p.text]
     if len(rows) < len(task.params):
@@ -85,6 +98,8 @@ def _task(task: Task, console: Console) -> dict[str, Any]:
         "trial": f"{spec.episodes_per_trial} episodes of {spec.horizon} decisions, {spec.control_dt:g} s each",
         "reward": f"{task.reward_range[0]:g} to {task.reward_range[1]:g} a decision",
     }
+    if any(p.choices for p in task.params) and not task.published:
+        facts["held out"] = _held_out(task.params)
     measured = measured_headroom(task.name)
     facts["headroom"] = _headroom(measured) if measured else "not known"
     for key, said in facts.items():
@@ -105,8 +120,10 @@ REFERENCES = {
     "training": "a trained oracle above a trained policy without memory",
     "expert": "the best who knows the task above the best who does not",
     "ideal body": "an ideal body that is told above one that is not",
+    "planner": "a planner that is told the body above one that is not",
 }
 """What a headroom was measured with, as `metarl describe` says it."""
+WORTH_IT = 0.2  # headroom under which there is little to adapt to
 
 
 def measured_scores(path: Path) -> list[Mapping[str, Any]]:
@@ -127,7 +144,16 @@ def measured_headroom(task: str) -> Mapping[str, Any] | None:
 def _headroom(measured: Mapping[str, Any]) -> str:
     value, low, high = measured["headroom"]
     by = REFERENCES[measured.get("by", "training")]
-    return f"{value:.2f} [{low:.2f}, {high:.2f}] of {by}, measured on {measured['num_tasks']} tasks of split {measured['split']}"
+    little = f"; under {WORTH_IT} there is little to adapt to" if value < WORTH_IT else ""
+    return f"{value:.2f} [{low:.2f}, {high:.2f}] of {by}, measured on {measured['num_tasks']} tasks of split {measured['split']}{little}"
+
+
+def _held_out(params: Sequence[Param]) -> str:
+    """In what the tasks of iid are others than those of training, where choices are."""
+    combinations = math.prod(len(p.choices) for p in params if p.choices)
+    if all(p.choices for p in params):
+        return f"nothing: iid draws from the same {combinations} tasks as train"
+    return f"of iid, all numbers; the {combinations} combinations of choices are those of train"
 
 
 def _range(param: Param, split: str) -> str:

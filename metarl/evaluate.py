@@ -11,6 +11,7 @@ the whole ratio: each bootstrap sample draws tasks, and with them all returns in
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,6 +33,8 @@ from metarl.tasks.parameters import TaskBatch
 NUM_TASKS = 64  # that are evaluated where nobody says how many
 REFERENCES = ("random", "robust", "oracle")
 FEW_DECISIONS = 30  # in an episode with fewer a third says little
+
+Files = dict[str, dict[str | Path, meta_parameters.Metadata]]  # by the name of the algorithm, each with what it says of itself
 
 
 class Trace:
@@ -207,24 +210,32 @@ def evaluate(
     env = BatchedEnv(task, num_tasks, num_robots, simulator, threads, seed)
     batch = task.sample(num_tasks, split, seed)
     episodes = task.episodes_per_trial if episodes is None else episodes
+    used = simulator or task.simulators[0]
     try:
-        say("random actions")
-        trials = {"random": run_trials(env, batch, RandomAdapter(env, seed), episodes, True, seed)}
-        for name, paths in groups.items():
-            runs = []
-            for path in paths:
-                say(f"{name} from {path}")
-                algorithm = meta_parameters.load(path)
-                runs.append(run_trials(env, batch, adapter_of(algorithm, num_tasks, num_robots), episodes, algorithm.noise_to_adapt, seed))
-            trials[name] = pool(runs)
+        trials = _trials(env, batch, groups, episodes, seed, lambda who: say(f"{who} in {used}, {num_tasks} tasks of split {split}"))
     finally:
         env.close()
     outcomes = {name: _outcome(trials, name, tuple(str(p) for p in groups.get(name, ()))) for name in trials}
     room = None
     if "robust" in trials and "oracle" in trials:
         room = headroom(last_episode(trials["robust"]), trials["random"].returns[0], last_episode(trials["oracle"]))
-    used, unit = simulator or task.simulators[0], task.error_unit
-    return Evaluation(task.name, split, used, num_tasks, num_robots, episodes, seed, unit, outcomes, room)
+    return Evaluation(task.name, split, used, num_tasks, num_robots, episodes, seed, task.error_unit, outcomes, room)
+
+
+def _trials(env: BatchedEnv, batch: TaskBatch, groups: Files, episodes: int, seed: int, say: Callable[[str], None]) -> dict[str, Trials]:
+    """What random actions and each algorithm's files do, by the algorithm's name; `say` is told who is next."""
+    total = 1 + sum(len(paths) for paths in groups.values())
+    count = itertools.count(1)
+    say(f"{next(count)} of {total}: random actions")
+    trials = {"random": run_trials(env, batch, RandomAdapter(env, seed), episodes, True, seed)}
+    for name, paths in groups.items():
+        runs = []
+        for path in paths:
+            say(f"{next(count)} of {total}: {name} from {path}")
+            algorithm = meta_parameters.load(path)
+            runs.append(run_trials(env, batch, adapter_of(algorithm, env.num_tasks, env.num_robots), episodes, algorithm.noise_to_adapt, seed))
+        trials[name] = pool(runs)
+    return trials
 
 
 def pool(runs: Sequence[Trials]) -> Trials:
@@ -327,21 +338,21 @@ def zoo_references(files: Sequence[str | Path], name: str) -> list[str]:
     return [known] if known in meta_parameters.zoo() else []
 
 
-def _groups(paths: Sequence[str | Path]) -> dict[str, dict[str | Path, meta_parameters.Metadata]]:
-    """Algorithm name -> its files, each once."""
-    groups: dict[str, dict[str | Path, meta_parameters.Metadata]] = {}
+def _groups(paths: Sequence[str | Path]) -> Files:
+    """Files by the name of their algorithm, each once."""
+    groups: Files = {}
     for path in paths:
         about = meta_parameters.read(path)[0]
         groups.setdefault(about.algorithm, {})[path] = about
     return groups
 
 
-def _robots_that_share(groups: dict[str, dict[str | Path, meta_parameters.Metadata]]) -> int:
+def _robots_that_share(groups: Files) -> int:
     """How many copies of a task the algorithms that pool their experience were trained with; 1 where each learns alone."""
     return max((about.config["num_robots"] for name, paths in groups.items() if algos.load(name).pools_robots for about in paths.values()), default=1)
 
 
-def _only_task(groups: dict[str, dict[str | Path, meta_parameters.Metadata]]) -> str:
+def _only_task(groups: Files) -> str:
     tasks_of = {str(path): about.spec.task for paths in groups.values() for path, about in paths.items()}
     if len(set(tasks_of.values())) != 1:
         said = ", ".join(f"{path} is of {task}" for path, task in tasks_of.items()) or "none was given"

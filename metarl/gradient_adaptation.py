@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from metarl.inner_steps import (
     log_prob_objective,
     ratio_objective,
 )
-from metarl.networks import Normalizer
+from metarl.networks import Normalizer, relative_change
 from metarl.returns import discounted_returns, normalise
 from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
@@ -143,6 +143,20 @@ class GradientAdapter:
             self.theta = theta.detach() + self.algorithm.network.alpha * gradient
             self.episodes = self._none_yet()
 
+    @torch.no_grad()
+    def progress(self, before: GradientAdapter) -> float:
+        """Change of the mean log pi * A that an inner step climbs, on its own decisions: a step that is too long makes it fall. 0 where none was made."""
+        if torch.equal(self.theta, before.theta):
+            return 0.0
+        segment, policy = self.algorithm.inner_segment(before.episodes, self.episode - self.shape[2]), self.algorithm.network.policy
+        new, old = (log_prob_objective(policy.log_prob(theta, segment), segment) for theta in (self.theta, before.theta))
+        return float((new - old).mean())
+
+    @torch.no_grad()
+    def distance(self, prior: Self) -> float:
+        """Largest relative change of a layer."""
+        return relative_change(self.theta, prior.theta, self.algorithm.network.policy.shapes)
+
     def _none_yet(self) -> Episodes:
         spec, theta = self.algorithm.spec, self.algorithm.network.theta
         obs, action = (theta.new_zeros(*self.shape, size) for size in (spec.obs_size, spec.action_size))
@@ -217,15 +231,18 @@ class GradientBased(MetaRLAlgorithm):
     # ---- advantages -------------------------------------------------------------------------------------------------------
 
     def segments(self, rollout: Rollout) -> tuple[list[Segment], list[Segment]]:
-        """Inner segments, and outer ones with weights that sum to 1 over all segments of a task."""
-        size, num_episodes = self.config.episodes_per_step, rollout.obs.shape[2]
-        starts = range(0, num_episodes, size)
-        parts = [Episodes.of(rollout, start, start + size) for start in starts]
-        inner = [self.inner_segment(part, start) for part, start in zip(parts[:-1], starts, strict=False)]
+        """Inner segments, and outer ones with weights that sum to 1 over all segments of a task.
+
+        Inner steps are made from the reward, as on the robot, which knows no other; the outer step is told the task's `training_reward` where it has one.
+        """
+        size, judged = self.config.episodes_per_step, replace(rollout, reward=rollout.told_reward)
+        starts = range(0, rollout.obs.shape[2], size)
+        inner = [self.inner_segment(Episodes.of(rollout, start, start + size), start) for start in starts[:-1]]
+        parts = [Episodes.of(judged, start, start + size) for start in starts]
         if self.config.credit == "curvature":
             outer = [self.inner_segment(part, start) for part, start in zip(parts[1:], starts[1:], strict=True)]
         else:
-            advantage = self._told_advantage(rollout)
+            advantage = self._told_advantage(judged)
             outer = [self._segment(part, advantage[:, :, start : start + size]) for part, start in zip(parts, starts, strict=True)]
         count = torch.stack([(s.weight > 0).sum(1, keepdim=True) for s in outer]).sum(0)
         return inner, [s._replace(weight=(s.weight > 0) / count) for s in outer]

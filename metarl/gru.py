@@ -22,12 +22,37 @@ def unroll(gru: nn.GRU, x: Tensor) -> Tensor:
         gru: of one layer and one direction, with biases and `batch_first`.
         x: the inputs.
     """
-    if x.device.type != "cpu":  # elsewhere torch's own is one kernel
-        after: Tensor = gru(x)[0]
-        return torch.cat([after.new_zeros(len(x), 1, gru.hidden_size), after], 1)
+    return ours(gru, x) if x.device.type == "cpu" else torchs(gru, x)
+
+
+def torchs(gru: nn.GRU, x: Tensor) -> Tensor:
+    """The same by torch's own module: one kernel on a GPU."""
+    after: Tensor = gru(x)[0]
+    return torch.cat([after.new_zeros(len(x), 1, gru.hidden_size), after], 1)
+
+
+def ours(gru: nn.GRU, x: Tensor) -> Tensor:
+    """The same by `_Unrolled`."""
     weight_ih, weight_hh, bias_ih, bias_hh = gru.parameters()
     states: Tensor = _Unrolled.apply(nn.functional.linear(x.transpose(0, 1), weight_ih, bias_ih), weight_hh, bias_hh)  # type: ignore[no-untyped-call]
     return states.transpose(0, 1)
+
+
+@torch.no_grad()
+def keep_for(gru: nn.GRU, span: int) -> None:
+    """Let each unit keep what it holds for a time of its own, drawn from 2 to `span` steps: chrono initialisation (Tallec & Ollivier 2018).
+
+    A unit whose update gate is z forgets over 1 / (1 - z) steps; with z = sigmoid(b), that is 1 + exp(b). As torch makes them, all gates are about a half:
+    what was seen ten steps ago counts a thousandth, and so does the gradient that would change that.
+
+    Args:
+        gru: of one layer.
+        span: at least 2.
+    """
+    size = gru.hidden_size
+    _, _, of_input, of_state = gru.all_weights[0]
+    of_input[size : 2 * size] = (1 + torch.rand(size) * (span - 2)).log()
+    of_state[size : 2 * size] = 0
 
 
 class _Unrolled(torch.autograd.Function):

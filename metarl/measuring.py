@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from metarl.robots.spec import ArmSpec
 from metarl.tasks.batched_env import BatchedEnv, Step
 from metarl.tasks.simulators.mujoco import MujocoSimulator, compile_scene
+from metarl.tasks.simulators.simulator import RobotSimulator
 from metarl.tasks.task import Task
 
 
@@ -123,9 +125,10 @@ def replayed_physics(env: BatchedEnv, episode: Callable[[], object]) -> Callable
         advance(commands, substeps, active)
         played.append((ctrl.copy(), None if active is None else active.numpy(), substeps))
 
-    simulator.advance = recording  # type: ignore[assignment, method-assign]
+    step_by_step = functools.partial(RobotSimulator.follow, simulator)
+    simulator.advance, simulator.follow = recording, step_by_step  # type: ignore[assignment, method-assign]
     episode()
-    simulator.advance = advance  # type: ignore[method-assign]
+    del simulator.advance, simulator.follow
 
     def run() -> None:
         batch.reset(stage=0)

@@ -1,11 +1,13 @@
 """The one file that a meta-training leaves: a .safetensors of tensors, with everything that says what they fit in its metadata.
 
-Nothing here ever opens a pickle. Files are written beside their place and moved there when complete, so that a crash leaves the old one.
+Nothing here ever opens a pickle. A file carries the digest of its contents, and one that was damaged is
+refused. Files are written beside their place and moved there when complete, so that a crash leaves the old one.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import subprocess
@@ -30,9 +32,10 @@ from metarl.tasks.task import EnvSpec
 from metarl.zoo import names as zoo_names
 
 FORMAT = 1
-KEY = "metarl"  # the one entry of the metadata, so that equal contents are equal bytes
+KEY = "metarl"
 STATE_KEY = "metarl-state"
 EXPERIENCE_KEY = "metarl-experience"
+DIGEST_KEY = "metarl-sha256"
 _EXPERIENCE = "experience"  # how the names of its tensors begin
 
 
@@ -81,11 +84,11 @@ def save(path: str | Path, algorithm: MetaRLAlgorithm, name: str, env_steps: int
         ValueError: a meta-parameter is not finite.
         OSError: the folder cannot be written.
     """
-    tensors = _plain(algorithm.meta_parameters())
+    tensors = algorithm.meta_parameters()
     _check_finite(tensors, "the meta-parameters to be saved")
     about = Metadata(FORMAT, name, asdict(algorithm.config), algorithm.spec, algorithm.seed, commit or git_commit(), env_steps, command, metarl.__version__)
     text = json.dumps({**asdict(about), "spec": about.spec.to_dict()}, sort_keys=True)
-    write_atomically(Path(path), safetensors.torch.save(tensors, {KEY: text}))
+    write_atomically(Path(path), _to_bytes(tensors, {KEY: text}))
 
 
 def load(path: str | Path, device: str = "cpu") -> MetaRLAlgorithm:
@@ -145,8 +148,7 @@ def save_experience(path: str | Path, source: str | Path, experience: Experience
     about = _read_safetensors(resolve(source))[0][KEY]
     more: dict[str, Tensor] = {}
     structure = _flatten(experience._asdict(), _EXPERIENCE, more)
-    data = safetensors.torch.save(_plain({**tensors, **more}), {KEY: about, EXPERIENCE_KEY: json.dumps(structure)})
-    write_atomically(Path(path), data)
+    write_atomically(Path(path), _to_bytes({**tensors, **more}, {KEY: about, EXPERIENCE_KEY: json.dumps(structure)}))
 
 
 def read_experience(path: str | Path) -> Experience | None:
@@ -178,8 +180,14 @@ def resolve(path: str | Path) -> Path:
     found = zoo_file if name.startswith("zoo:") else Path(path)
     if found.is_file():
         return found
-    known = zoo()
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:NAMED]
+    if found.is_dir():
+        inside = sorted(str(file) for file in found.glob("*.safetensors"))
+        holds = f"it holds {', '.join(inside[:3])}{' and more' if len(inside) > 3 else ''}" if inside else "it holds none"
+        raise FileNotFoundError(f"{name!r} is a folder, expected a meta-parameters file (NAME.safetensors): {holds}")
+    known, folder = zoo(), name.split("/")[0] + "/"
+    if of_task := [entry for entry in known if entry.startswith(folder)]:
+        raise FileNotFoundError(f"there is no meta-parameters file {name!r}; of {folder[4:-1]} there are {', '.join(of_task)}")
+    near = difflib.get_close_matches(name, known, n=NAMED, cutoff=0.4) or known[:NAMED]
     more = f" and {len(known) - len(near)} more" if len(known) > len(near) else ""
     hint = f"; in the zoo there are {', '.join(near)}{more}" if near else "; the zoo is empty"
     raise FileNotFoundError(f"there is no meta-parameters file {name!r}{hint}")
@@ -201,7 +209,7 @@ def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a nested dict of tensors, numbers, strings, None, lists and tuples; `load_state` gives it back exactly."""
     tensors: dict[str, Tensor] = {}
     structure = _flatten(dict(state), "", tensors)
-    write_atomically(Path(path), safetensors.torch.save(_plain(tensors), {STATE_KEY: json.dumps(structure)}))
+    write_atomically(Path(path), _to_bytes(tensors, {STATE_KEY: json.dumps(structure)}))
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
@@ -290,20 +298,43 @@ def git_commit() -> str:
     return said.stdout.strip()
 
 
+def _to_bytes(tensors: Mapping[str, Tensor], entries: Mapping[str, str]) -> bytes:
+    """A safetensors file with the digest of its contents; the library writes several entries in any order, here equal contents are equal bytes."""
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}  # copies that share no memory, as the format wants them
+    data = safetensors.torch.save(plain)
+    end = 8 + int.from_bytes(data[:8], "little")  # of the header: its length, then JSON
+    header = {"__metadata__": {**entries, DIGEST_KEY: _digest(plain, entries)}, **json.loads(data[8:end])}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def _digest(tensors: Mapping[str, Tensor], entries: Mapping[str, str]) -> str:
+    """SHA-256 over the metadata, and over names, types, shapes and bytes of the tensors."""
+    names = sorted(tensors)
+    layout = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]
+    found = hashlib.sha256(json.dumps([dict(entries), layout], sort_keys=True).encode())
+    for name in names:
+        found.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors, which must be those that were written; files from before there were digests are taken as they are."""
     try:
         with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            entries, tensors = dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        start = path.read_bytes()[:2]
-        if start == b"PK" or start[:1] == b"\x80":  # a zip of pickles as torch.save writes it, or a bare pickle
+        start = path.read_bytes()[:9]  # of safetensors: the length of a header, and the brace that begins it
+        if start[:2] == b"PK" or (start[:1] == b"\x80" and start[8:] != b"{"):  # a zip of pickles as torch.save writes it, or a bare pickle
             raise ValueError(f"{path} looks like a pickle. A pickle can run code when it is opened, so metarl reads safetensors only") from error
+        if path.suffix != ".safetensors":
+            raise ValueError(f"{path} is no meta-parameters file, which `metarl train` writes as NAME.safetensors") from error
         raise ValueError(f"{path} is not a readable safetensors file: truncated, or something else ({error})") from error
-
-
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU that share no memory, as the format wants them."""
-    return {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    expected = entries.pop(DIGEST_KEY, None)
+    if expected is not None and (found := _digest(tensors, entries)) != expected:
+        raise ValueError(f"{path} is damaged: its contents have SHA-256 {found}, expected {expected}, which was written with them")
+    return entries, tensors
 
 
 def _config(kind: type[Any], found: Mapping[str, Any], path: str | Path) -> Any:

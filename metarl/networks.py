@@ -65,6 +65,32 @@ class Normalizer(nn.Module):
         self.count.add_(count)
 
 
+def relative_change(new: Tensor, old: Tensor, shapes: Sequence[tuple[int, int]]) -> float:
+    """How much networks have changed: root mean square of a layer's change over that of the layer, of the layer and the network where that is most.
+
+    A layer that is smaller than one drawn uniformly within 1 / sqrt(inputs) is taken to be that large: last layers may begin close to zero.
+
+    Args:
+        new: parameters (M, P).
+        old: parameters (M, P).
+        shapes: of their weights (inputs, outputs) and biases, in turns; what else there is counts with the last layer.
+    """
+    sizes = [weights[0] * weights[1] + math.prod(biases) for weights, biases in zip(shapes[::2], shapes[1::2], strict=True)]
+    sizes[-1] += new.shape[-1] - sum(sizes)
+    usual = [(3 * inputs) ** -0.5 for inputs, _ in shapes[::2]]
+    layers = zip((new.double() - old.double()).split(sizes, -1), old.double().split(sizes, -1), usual, strict=True)
+    return max(float((_rms(change) / _rms(before).clamp(min=least)).max()) for change, before, least in layers)
+
+
+def root_mean_square(x: Tensor) -> float:
+    """Over the last axis; the largest one of x (..., n)."""
+    return float(_rms(x.double()).max())
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean(-1).sqrt()
+
+
 class PopArt(nn.Module):
     """Running mean and variance of G kinds of targets, for networks that learn them normalised (van Hasselt et al. 2016, 1602.07714)."""
 

@@ -93,12 +93,12 @@ class Episodes(nn.Module):
 
 
 class StackedNetwork:
-    """Networks of one shape with parameters (M, P): linear layers with relu between them."""
+    """Networks of one shape with parameters (M, P): linear layers with relu, or with tanh where they are `bounded`, between them."""
 
-    def __init__(self, sizes: Sequence[int], last_scale: float) -> None:
+    def __init__(self, sizes: Sequence[int], last_scale: float, bounded: bool = False) -> None:
         self.shapes = [shape for i, o in itertools.pairwise(sizes) for shape in ((i, o), (1, o))]
         self.lengths = [a * b for a, b in self.shapes]
-        self.last_scale = last_scale
+        self.last_scale, self.bounded = last_scale, bounded
 
     @property
     def num_params(self) -> int:
@@ -116,7 +116,7 @@ class StackedNetwork:
         """(M, N, output) from parameters (M, P) and inputs (M, N, input)."""
         *hidden, (weight, bias) = self._layers(theta)
         for inner_weight, inner_bias in hidden:
-            x = torch.baddbmm(inner_bias, x, inner_weight).relu()
+            x = self._bent(torch.baddbmm(inner_bias, x, inner_weight))
         return torch.baddbmm(bias, x, weight)
 
     def push(self, theta: Tensor, x: Tensor, direction: Tensor) -> Tensor:
@@ -124,11 +124,14 @@ class StackedNetwork:
         change = torch.zeros_like(x)
         for i, ((weight, bias), (by_weight, by_bias)) in enumerate(zip(self._layers(theta), self._layers(direction), strict=True)):
             if i > 0:
-                change = change * (x > 0)
-                x = x.relu()
+                x = self._bent(x)
+                change = change * (1 - x**2 if self.bounded else x > 0)
             change = torch.baddbmm(by_bias, x, by_weight) + change @ weight
             x = torch.baddbmm(bias, x, weight)
         return change
+
+    def _bent(self, x: Tensor) -> Tensor:
+        return x.tanh() if self.bounded else x.relu()
 
     def _layers(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Weights (M, in, out) and biases (M, 1, out)."""
@@ -175,7 +178,8 @@ class Agents(nn.Module):
     def __init__(self, spec: EnvSpec, count: int, layers: Sequence[int], memory: int, clip: float, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.count = count
-        self.acts = StackedNetwork([spec.obs_size, *layers, spec.action_size], last_scale=0.1)
+        # a bounded policy does not grow with distance: with relu some ran off, saturated, and never turned back
+        self.acts = StackedNetwork([spec.obs_size, *layers, spec.action_size], last_scale=0.1, bounded=True)
         self.judges = StackedNetwork([spec.obs_size + spec.action_size, *layers, 1], last_scale=0.1)
         for name, network, rows in (("policy", self.acts, count), ("critic", self.judges, 2 * count)):
             self.register_buffer(name, torch.zeros(rows, network.num_params, device=device))

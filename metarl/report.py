@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -16,10 +21,24 @@ from metarl.evaluate import REFERENCES, Evaluation, Outcome
 from metarl.meta_parameters import write_atomically
 from metarl.statistics import Array, Estimate
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; references are grey
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GREY = {"random": "#999999", "robust": "#555555", "oracle": "#000000"}
-DASHES = {"random": ":", "robust": "--", "oracle": "-."}
+# Okabe and Ito's colours and two of Tol's, which the colour-blind can tell apart; references are grey
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
+GREY = {"random": ("#999999", ":"), "robust": ("#555555", "--"), "oracle": ("#000000", "-.")}
+# the first eight have a colour of their own; those after them share one with, in this order, the first ones
+ALGORITHMS = ("rl2", "maml", "pearl", "varibad", "amago", "rma", "snail", "promp", "hypernetwork", "fomaml", "metagenrl")
+
+Style = dict[str, Any]  # as `Axes.plot` takes it
+MARKED = [{"color": colour, "linestyle": dash, "marker": marker} for dash, marker in (("-", "o"), ("--", "s"), ("-.", "^")) for colour in COLOURS]
+KNOWN: dict[str, Style] = {
+    **dict(zip(ALGORITHMS, MARKED, strict=False)),
+    **{name: {"color": colour, "linestyle": dash, "marker": ""} for name, (colour, dash) in GREY.items()},
+}
+
+
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """How each algorithm is drawn: always alike, whatever is beside it. Unknown ones take in turn what the known ones have left."""
+    left = itertools.cycle(MARKED[len(ALGORITHMS) :])
+    return {name: KNOWN[name] if name in KNOWN else next(left) for name in names}
 
 
 def ordered(evaluation: Evaluation) -> list[str]:
@@ -83,26 +102,41 @@ def _short(number: float) -> str:
 
 
 def plot(evaluation: Evaluation, path: str | Path) -> None:
-    """Draw score and error by number of adaptation episodes and, where an episode has several decisions, by step.
+    """Write the picture of an evaluation as PNG.
 
     Raises:
         OSError: the folder of `path` cannot be written.
     """
+    picture = io.BytesIO()
+    draw(evaluation).savefig(picture, format="png", dpi=150)
+    write_atomically(Path(path), picture.getvalue())
+
+
+def draw(evaluation: Evaluation) -> Figure:
+    """Score and error by number of adaptation episodes and, where an episode has several decisions, by step."""
     panels = [_draw_score]
     if any(o.errors for o in evaluation.outcomes.values()):
         panels.append(_draw_error)
     if next(iter(evaluation.outcomes.values())).reward_by_step.shape[1] > 1:
         panels.append(_draw_steps)
     figure = Figure(figsize=(4.6 * len(panels), 4.0), layout="constrained")
-    for draw, axes in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
+    for panel, axes in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
         axes.spines[["top", "right"]].set_visible(False)
-        draw(evaluation, axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel(evaluation, axes)
     figure.suptitle(f"{evaluation.task}, {evaluation.num_tasks} tasks of split {evaluation.split}, {evaluation.simulator}")
+    legend_below(figure)
+    return figure
+
+
+def legend_below(figure: Figure) -> None:
+    """The legend of the first panel, under all of them, in as many rows as the figure's width asks for."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    write_atomically(Path(path), picture.getvalue())
+    for rows in range(1, len(labels) + 1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=math.ceil(len(labels) / rows), frameon=False)
+        if legend.get_window_extent().width <= figure.bbox.width or rows == len(labels):
+            return
+        legend.remove()
 
 
 def _draw_score(evaluation: Evaluation, axes: Axes) -> None:
@@ -119,36 +153,37 @@ def _draw_error(evaluation: Evaluation, axes: Axes) -> None:
 
 
 def _draw_curves(axes: Axes, evaluation: Evaluation, curves: dict[str, list[Estimate]], scale: float) -> None:
-    colours = iter(COLOURS)
-    for name in ordered(evaluation):
+    for name, style in styles(ordered(evaluation)).items():
         value, low, high = np.array(curves[name]).T * scale
         episodes = np.arange(len(value))
-        if name in REFERENCES:
-            axes.plot(episodes, value, DASHES[name], color=GREY[name], label=name)
-        else:
-            colour = next(colours)
-            axes.plot(episodes, value, "o-", color=colour, label=name)
-            axes.fill_between(episodes, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.set_xticks(range(evaluation.episodes))
+        axes.plot(episodes, value, **style, markevery=math.ceil(len(value) / 20), label=name)
+        if name not in REFERENCES:
+            axes.fill_between(episodes, low, high, color=style["color"], alpha=0.2, linewidth=0)
     axes.set_xlabel("episodes of adaptation")
 
 
+def best(evaluation: Evaluation) -> str:
+    """The algorithm with the highest return in the last episode; a reference only where there is nothing else."""
+    names = ordered(evaluation)
+    return max([n for n in names if n not in REFERENCES] or names, key=lambda n: evaluation.outcomes[n].returns[-1].value)
+
+
 def _draw_steps(evaluation: Evaluation, axes: Axes) -> None:
-    """One line an episode of the first algorithm, and the references' last episode: error by step, or reward where the task has no error."""
-    name = ordered(evaluation)[0]
-    outcome = evaluation.outcomes[name]
+    """Episodes of the best algorithm, and the references' last episode: error by step, or reward where the task has no error."""
+    name = best(evaluation)
     unit, scale = unit_and_scale(evaluation.error_unit)
-    curves, label = _steps(outcome, unit, scale)
-    for k, (curve, colour) in enumerate(zip(curves, COLOURS * len(curves), strict=False)):
-        steps = np.arange(1, len(curve) + 1)
-        axes.plot(steps, curve[:, 0], color=colour, label=f"episode {k + 1}")
-        axes.fill_between(steps, curve[:, 1], curve[:, 2], color=colour, alpha=0.2, linewidth=0)
-    for reference in [n for n in ("robust", "oracle") if n in evaluation.outcomes]:
+    curves, label = _steps(evaluation.outcomes[name], unit, scale)
+    episodes = shown(len(curves), 5)
+    for k, colour in zip(episodes, colormaps["viridis_r"](np.linspace(0.1, 1.0, len(episodes))), strict=True):
+        steps = np.arange(1, len(curves[k]) + 1)
+        axes.plot(steps, curves[k][:, 0], color=colour, label=str(k))
+        axes.fill_between(steps, curves[k][:, 1], curves[k][:, 2], color=colour, alpha=0.2, linewidth=0)
+    axes.figure.legend(*axes.get_legend_handles_labels(), title=f"{name}, after\nepisodes", loc="outside right upper", frameon=False)
+    for reference in [n for n in ("robust", "oracle") if n in evaluation.outcomes and n != name]:
         last = _steps(evaluation.outcomes[reference], unit, scale)[0][-1]
-        axes.plot(np.arange(1, len(last) + 1), last[:, 0], DASHES[reference], color=GREY[reference])
+        axes.plot(np.arange(1, len(last) + 1), last[:, 0], **KNOWN[reference])
     axes.set_xlabel(f"decision within an episode of {name}")
     axes.set_ylabel(label)
-    axes.legend(frameon=False)
 
 
 def _steps(outcome: Outcome, unit: str, scale: float) -> tuple[Sequence[Array], str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import EnvSpec
-from metarl.trials import Rows, Senses, in_order, trials, valid_first
+from metarl.trials import Rows, Senses, trials, valid_first
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,10 @@ class TrialAdapter(ABC):
     def remember(self, transition: Tensor, valid: Tensor) -> None:
         """Take in transitions (M * R, I) of the robots whose step is valid (M * R,)."""
 
+    @abstractmethod
+    def distance(self, prior: Self) -> float:
+        """As `metarl.algorithm.Measurable` says."""
+
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
         """Actions (M, R, A) for observations (M, R, O)."""
@@ -216,12 +220,12 @@ class TrialPPO(MetaRLAlgorithm):
     def batch(self, rollout: Rollout) -> Batch:
         """The rollout as sequences, valid decisions first, as the networks see them."""
         order = valid_first(rollout)
-        said, told = trials(rollout, order), in_order(rollout.told_reward, order)
+        said = trials(rollout, order)
         length, horizon = order.shape[1], rollout.obs.shape[3]
         left = 1 - order / length if self.remembers else 1 - (order % horizon) / horizon
         task = rollout.values.repeat_interleave(rollout.valid.shape[1], 0).unsqueeze(1)
         obs, transition, ends = self.network.normalizer(said.obs), self.network.transition(said, task), said.terminated | said.truncated
-        return Batch(obs, said.action, transition, told, ends, said.valid, left.unsqueeze(-1), task)
+        return Batch(obs, said.action, transition, said.told_reward, ends, said.valid, left.unsqueeze(-1), task)
 
     def improve(self, rollout: Rollout, batch: Batch) -> dict[str, float]:
         """PPO's update, from a rollout and its sequences; returns what to log."""

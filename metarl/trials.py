@@ -34,7 +34,12 @@ class Trials(Rows, Step):
     """Rollouts as N = M R sequences of T = K H decisions, the valid ones first, in order: held steps never reach a network.
 
     The fields of `Step`, with (N, T) in place of (M, R).
+
+    Attributes:
+        told_reward: (N, T) what training is told in place of the reward, see `Rollout.told_reward`; a memory takes in the reward itself.
     """
+
+    told_reward: Tensor
 
 
 def valid_first(rollout: Rollout) -> Tensor:
@@ -85,7 +90,7 @@ class TrialBuffer(nn.Module):
     def __init__(self, spec: EnvSpec, capacity: int) -> None:
         super().__init__()
         self.capacity, shape = capacity, (capacity, spec.horizon * spec.episodes_per_trial)
-        sizes = {"obs": (spec.obs_size,), "action": (spec.action_size,), "next_obs": (spec.obs_size,), "reward": ()}
+        sizes = {"obs": (spec.obs_size,), "action": (spec.action_size,), "next_obs": (spec.obs_size,), "reward": (), "told_reward": ()}
         for f in fields(Trials):
             self.register_buffer(f.name, torch.zeros(*shape, *sizes.get(f.name, ()), dtype=torch.float32 if f.name in sizes else torch.bool))
         self.register_buffer("written", torch.tensor(0))

@@ -50,6 +50,17 @@ def choose_backend() -> str:
     return os.environ.get("MUJOCO_GL", "")
 
 
+def check_can_film(file: str | Path) -> None:
+    """Before work that a film ends: does any simulator of the file's task draw?
+
+    Raises:
+        ValueError: none does.
+    """
+    task = tasks.make(meta_parameters.load(file).spec.task)
+    if task.simulators == ("analytic",):
+        raise ValueError(f"{file} cannot be filmed: {task.name} is computed, and no simulator draws it")
+
+
 def film(
     file: str | Path,
     out: str | Path,

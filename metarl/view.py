@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from metarl import meta_parameters, tasks
 from metarl.algorithm import Adapter
+from metarl.describe import about_module
 from metarl.evaluate import RandomAdapter
 from metarl.experience import adapter_of
 from metarl.rollout import collect
@@ -157,14 +158,14 @@ class Window:
 
 
 def contact_sheet(names: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
-    """One picture of each file of tasks, with the names in it and what the first one's docstring says first (PNG)."""
+    """One picture of each file of tasks, with the names in it and what it says first of them (PNG)."""
     panels = []
     for task, *variants in _by_file(names):
         name = task.name if not variants else f"{task.name} and {len(variants)} variant{'s' * (len(variants) > 1)}"
         say(name)
         env = environment(task, "", task.sample(1, "iid"), 0, lambda text: None)
         env.reset()
-        about = (type(task).__doc__ or "").strip().split("\n\n")[0]
+        about = about_module(task.name, task).split("\n\n")[0]
         panels.append(_with_caption(_drawn(env, 0, SHEET), name, about, SHEET, 72))
         env.close()
     _save(_grid(panels, columns=min(5, len(panels))), out)

@@ -102,14 +102,16 @@ def _add_hand(spec: mujoco.MjSpec, flange: mujoco.MjsBody) -> None:
             name=joint.replace("_joint", "_pad"), type=box, size=[0.01, 0.007, 0.027], pos=[0, 0.007 * side, 0.025], mass=0.1, contype=0, conaffinity=0,
             rgba=[0.25, 0.27, 0.3, 1],
         )  # fmt: skip
-        finger.add_joint(name=joint, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, side, 0], range=[0, 0.04], limited=True, damping=[5.0, 0, 0])
-        _add_position_loop(spec, joint, 400.0, 20.0, 70.0)  # 70 N: continuous grasp force of the Franka hand
+        finger.add_joint(name=joint, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, side, 0], range=SPEC.gripper_qpos_limits, limited=True, damping=[5.0, 0, 0])
+        _add_position_loop(spec, joint, 400.0, 20.0, SPEC.gripper_effort_limit)
 
 
 SPEC = ArmSpec(
     name="arm7",
     joint_names=tuple(f"panda_joint{i}" for i in range(1, 8)),
     gripper_joint_names=("panda_finger_joint1", "panda_finger_joint2"),
+    gripper_qpos_limits=(0.0, 0.04),
+    gripper_effort_limit=70.0,  # continuous grasp force of the Franka hand
     home_qpos=(0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785),  # Franka's ready pose
     qpos_limits=((-2.8973, 2.8973), (-1.7628, 1.7628), (-2.8973, 2.8973), (-3.0718, -0.0698), (-2.8973, 2.8973), (-0.0175, 3.7525), (-2.8973, 2.8973)),
     qvel_limits=(2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61),

@@ -26,9 +26,14 @@ def rotation_from_wxyz(quat: Tensor) -> Tensor:
     return torch.addcmul(base, scale, torch.addcmul(a * b, sign, c * d)).unflatten(-1, (3, 3))
 
 
+def yaw_of(turned: Tensor) -> Tensor:
+    """(...) rad, about the vertical, of rotation matrices (..., 3, 3)."""
+    return torch.atan2(turned[..., 1, 0], turned[..., 0, 0])
+
+
 @functools.lru_cache
-def _chain(spec: ArmSpec, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Fixed transforms (J, 4, 4) of the joint frames in their parents, and (4, 4) of the tool in the last one."""
+def _chain(spec: ArmSpec, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Joint frames in their parents as cos(qpos) A + sin(qpos) B + C, each (J, 4, 4), and (4, 4) of the tool in the last one."""
 
     def transform(pos: tuple[float, ...], quat: tuple[float, ...]) -> Tensor:
         result = torch.eye(4, dtype=torch.float64)
@@ -38,7 +43,11 @@ def _chain(spec: ArmSpec, dtype: torch.dtype, device: torch.device) -> tuple[Ten
 
     joints = [transform(p, q) for p, q in zip(spec.joint_pos, spec.joint_quat_wxyz, strict=True)]
     tool = transform(spec.tool_pos, spec.tool_quat_wxyz)
-    return torch.stack(joints).to(device, dtype), tool.to(device, dtype)
+    x, y, zw = torch.stack(joints).split((1, 1, 2), -1)
+    zero, zeros = torch.zeros_like(x), torch.zeros_like(zw)
+    parts = (torch.cat(columns, -1) for columns in ((x, y, zeros), (y, -x, zeros), (zero, zero, zw)))
+    cosine, sine, fixed, tool = (part.to(device, dtype) for part in (*parts, tool))
+    return cosine, sine, fixed, tool
 
 
 def joint_and_tool_frames(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,10 +58,10 @@ def joint_and_tool_frames(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
         qpos: (..., J) rad.
 
     Returns:
-        (..., J, 4, 4) of the joint frames, after each joint's rotation, and (..., 4, 4) of the tool frame.
+        (..., J, 3, 4) of the joint frames, after each joint's rotation, and (..., 3, 4) of the tool frame: all but the last rows, 0 0 0 1.
     """
     joints, tool = _turned(spec, qpos)
-    frames = [joints[0]]
+    frames = [joints[0][..., :3, :]]
     for joint in joints[1:]:
         frames.append(frames[-1] @ joint)
     return torch.stack(frames, -3), frames[-1] @ tool
@@ -60,10 +69,8 @@ def joint_and_tool_frames(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
 
 def _turned(spec: ArmSpec, qpos: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
     """J times (..., 4, 4), each joint's frame in its parent's, and (4, 4) of the tool in the last one."""
-    fixed, tool = _chain(spec, qpos.dtype, qpos.device)
-    x, y, zw = fixed.split((1, 1, 2), -1)
-    cos, sin = qpos.cos()[..., None, None], qpos.sin()[..., None, None]
-    turned = torch.cat([x * cos + y * sin, y * cos - x * sin, zw.expand(*qpos.shape, 4, 2)], -1)
+    cosine, sine, fixed, tool = _chain(spec, qpos.dtype, qpos.device)
+    turned = cosine * qpos.cos()[..., None, None] + sine * qpos.sin()[..., None, None] + fixed
     return turned.unbind(-3), tool
 
 
@@ -75,11 +82,11 @@ def tool_pose(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def jacobian(spec: ArmSpec, qpos: Tensor) -> tuple[Tensor, Tensor]:
-    """Tool frame (..., 4, 4) and its geometric Jacobian (..., 6, J): linear rows, then angular, in the base frame."""
+    """Tool frame (..., 3, 4) and its geometric Jacobian (..., 6, J): linear rows, then angular, in the base frame."""
     joints, tool = joint_and_tool_frames(spec, qpos)
-    axis = joints[..., :3, 2]
-    lever = tool[..., None, :3, 3] - joints[..., :3, 3]
-    return tool, torch.cat([torch.linalg.cross(axis, lever), axis], -1).transpose(-1, -2)
+    axis = joints[..., 2]
+    lever = tool[..., None, :, 3] - joints[..., 3]
+    return tool, torch.cat([torch.linalg.cross(axis, lever), axis], -1).transpose(-1, -2).contiguous()  # products with it are quicker
 
 
 def follow_line(
@@ -105,17 +112,17 @@ def follow_line(
     low, high = spec.qpos_range(start_qpos)
     down = start_qpos.new_tensor([0.0, 0.0, -1.0])
     rows = 6 if square else 5
-    eye = torch.eye(rows, dtype=start_qpos.dtype, device=start_qpos.device)
+    damped = damping * torch.eye(rows, dtype=start_qpos.dtype, device=start_qpos.device)
     qpos, path = start_qpos, []
     for w in range(points.shape[-2]):
         for _ in range(iterations):
             tool, jac = jacobian(spec, qpos)
-            tilt = torch.linalg.cross(tool[..., :3, 2], down.expand_as(tool[..., :3, 2]))
-            error = torch.cat([points[..., w, :] - tool[..., :3, 3], tilt[..., :2], -tool[..., 1:2, 0]], -1)[..., :rows]
+            tilt = torch.linalg.cross(tool[..., 2], down.expand_as(tool[..., 2]))
+            error = torch.cat([points[..., w, :] - tool[..., 3], tilt[..., :2], -tool[..., 1:2, 0]], -1)[..., :rows]
             jac = jac[..., :rows, :]
             posture = posture_gain * (home - qpos)
             error = error - (jac @ posture.unsqueeze(-1)).squeeze(-1)
-            solved = torch.linalg.solve(jac @ jac.transpose(-1, -2) + damping * eye, error.unsqueeze(-1))
+            solved = torch.linalg.solve(jac @ jac.transpose(-1, -2) + damped, error.unsqueeze(-1))
             qpos = (qpos + posture + (jac.transpose(-1, -2) @ solved).squeeze(-1)).clamp(low, high)
         path.append(qpos)
     return torch.stack(path, -2)

@@ -20,7 +20,7 @@ Vec = tuple[float, ...]
 WXYZ = tuple[float, float, float, float]
 Twist = tuple[float, float, float, float, float, float]
 """Linear x, y, z in m/s (or what a robot's file says) and angular x, y, z in rad/s, in the body's own frame."""
-NAMED = 12  # names that an error lists at the most
+NAMED = 5  # names that an error lists at the most
 
 
 class Controls(NamedTuple):
@@ -82,7 +82,8 @@ class ServoSpec(RobotSpec):
     Attributes:
         joint_names: J controlled joints, named as on the real robot's joint_states topic.
         sliding: those of them whose positions are in m, not rad.
-        gripper_joint_names: joints that hold a fixed width unless a task commands them.
+        gripper_joint_names: G joints that hold a fixed width unless a task commands them.
+        gripper_qpos_limits, gripper_effort_limit: of each of them, m or rad, N or N·m; an effort above 0 opens. 0: no task may command them.
         kp, kd: (J,) gains of the joint position loop that robot and simulators share, N·m/rad and N·m·s/rad, or N/m and N·s/m.
         effort_limits: (J,) N·m or N.
         home_qpos: (J,) rest pose, rad or m.
@@ -93,6 +94,8 @@ class ServoSpec(RobotSpec):
 
     sliding: tuple[str, ...] = ()
     gripper_joint_names: tuple[str, ...] = ()
+    gripper_qpos_limits: tuple[float, float] = (0.0, 0.0)
+    gripper_effort_limit: float = 0.0
     kp: Vec
     kd: Vec
     effort_limits: Vec
@@ -167,6 +170,12 @@ class VehicleSpec(RobotSpec):
     state_topic: str = "odom"
     imu_topic: str = "imu"
 
+    def nearest(self, wanted: Sequence[float], before: Sequence[float], elapsed: float, part: float = 1.0) -> Vec:
+        """The command (C,) nearest to `wanted` inside of the limits that may come `elapsed` s after `before`, with `part` of the slew limits."""
+        steps = (part * limit * elapsed for limit in self.slew_limits)
+        columns = zip(wanted, before, self.command_limits, steps, strict=True)
+        return tuple(clamp(clamp(w, *limits), b - step, b + step) for w, b, limits, step in columns)
+
     @property
     def rest(self) -> Vec:
         """The command of a standstill or a level hover (C,): where `safe` ends."""
@@ -212,9 +221,11 @@ def interpolate(trajectory: JointTrajectory, start_qpos: Tensor, substeps: int) 
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that does not exist: the near ones first, then what is known, of long lists the beginning."""
+    """The error for a name that does not exist: the nearest ones, then what is known; of a long list the near ones alone, or its beginning."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    near = difflib.get_close_matches(name, known, n=NAMED, cutoff=0.4)
+    hint = f"did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}? " if near else ""
+    if near and len(known) > NAMED:
+        return ValueError(f"no {kind} is called {name!r}: {hint}{len(known)} are known")
     more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
     return ValueError(f"no {kind} is called {name!r}: {hint}known are {', '.join(known[:NAMED])}{more}")

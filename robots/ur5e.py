@@ -25,6 +25,7 @@ _LINKS = (
 _RADII = (0.06, 0.06, 0.05, 0.045, 0.045, 0.04)
 _ROTORS = (0.3, 0.3, 0.3, 0.05, 0.05, 0.05)  # kg m², reflected inertia of motor and gear as a flat disc in the link; an assumption
 _S = math.sqrt(0.5)
+_HALF_TURN = (0.0, 0.0, 0.0, 1.0)  # about z, wxyz: ur_description's base_link, in which poses are given, against the frame of the DH parameters
 _TURN = {-1: (_S, -_S, 0.0, 0.0), 0: (1.0, 0.0, 0.0, 0.0), 1: (_S, _S, 0.0, 0.0)}  # quarter turns about x, wxyz
 
 
@@ -91,7 +92,7 @@ SPEC = ArmSpec(
     kp=(1000.0, 1000.0, 800.0, 200.0, 150.0, 100.0),  # a loop of ours: the real one is inside the controller
     kd=(120.0, 120.0, 80.0, 15.0, 12.0, 8.0),  # near critical for the inertias
     joint_pos=((0.0, 0.0, 0.0), *(_behind(row, (0.0, 0.0, 0.0)) for row in _DH[:-1])),
-    joint_quat_wxyz=(_TURN[0], *(_TURN[row[2]] for row in _DH[:-1])),
+    joint_quat_wxyz=(_HALF_TURN, *(_TURN[row[2]] for row in _DH[:-1])),
     tool_pos=_behind(_DH[-1], (0.0, 0.0, 0.0)),
     tool_quat_wxyz=_TURN[0],
     control_dt=0.02,

@@ -1,9 +1,18 @@
 """Adaptation that cannot run away: an Adapter around an Adapter, with a copy for every step of learning. Plain Python, no ROS.
 
-What has been understood changes on a copy, and the copy takes over only if every number in it is finite and it has not gone farther from the meta-parameters'
-own state than the trust radius. Back to that state it goes, by a counted reason, where learning ended in numbers that are none (`non_finite`) or in an
-exception (`failed`), where rewards collapse (`collapse`), or where the safety node intervenes too often (`interventions`). After too many of these,
-learning is off until the next trial, or until somebody switches it on. Decisions that the robot did not carry out as they were meant are never learned from.
+What has been understood changes on a copy, and the copy takes over only if every number in it is finite, it has not gone farther from the meta-parameters'
+own state than the trust radius, as each kind of state measures that (`metarl.algorithm.Measurable`), and it is not worse. What "not worse" means depends on
+what can be known, and when:
+
+- An inner step by gradient climbs the likelihood of what was done, weighted by its advantage. Before anything is done by it, this must not have fallen on
+  the very decisions that it was made from (`worse`): then the step was too long, and the robot goes on as before it.
+- What a memory or a belief will do with what it took in, only its next decisions show. It is judged, as inner steps are in addition, by the pay of the
+  episodes acted with it: where that falls far below what was usual in the trial, for long or again and again (`collapse.py`), all of it is given up.
+
+Noise in what is paid can pass the first of these for a while, for a step may fit noise; the second sees whether it did harm, as far as pay tells.
+Back to the meta-parameters' own state it goes, by a counted reason, where learning ended in numbers that are none (`non_finite`) or in an exception
+(`failed`), where rewards collapse, or where the safety node intervenes too often (`interventions`). After too many of these, learning is off until the
+next trial, or until somebody switches it on. Decisions that the robot did not carry out as they were meant are never learned from.
 """
 
 from __future__ import annotations
@@ -13,18 +22,21 @@ import functools
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from metarl.algorithm import Adapter, MetaRLAlgorithm
+from metarl.algorithm import Accountable, Adapter, Measurable, MetaRLAlgorithm
 from metarl.experience import Experience, parts_of, state_of
+from metarl.ros_nodes.collapse import Collapse
 from metarl.tasks.batched_env import Step
 
+FALLEN = -1e-5  # progress of an inner step that is no rounding any more
+A = TypeVar("A", bound=Adapter)
 WINDOW, LEAST = 20, 10  # decisions over which interventions are counted, and how many there must be before that says anything
 
 
@@ -42,29 +54,40 @@ class Bounds:
 
     Attributes:
         mode: see `Mode`.
-        trust_radius: largest root mean square of what has changed, over the numbers of each part of what the adapter keeps.
-        collapse: largest part of what the trial's episodes were paid so far, above the least possible, that may be lost; twice in a row is too often.
+        trust_radius: how far from the meta-parameters' own state it may go, where 1 is about as far as such a state goes by its nature: see `Measurable`.
+        collapse: how far what the trial's episodes are paid may fall, in all; see `Collapse.take`.
         interventions: largest part of the last decisions that the safety node may change.
         budget: s that learning at the end of an episode may take; where it takes longer, it is the last time in this trial.
         rollbacks: how many of them there may be in a trial.
     """
 
     mode: Mode = Mode.ADAPT
-    trust_radius: float = 5.0
-    collapse: float = 0.75
+    trust_radius: float = 2.0
+    collapse: float = 0.8
     interventions: float = 0.5
     budget: float = 2.0
     rollbacks: int = 3
+
+
+class _Known(NamedTuple):
+    """What is understood, which event it comes from, and how far from the meta-parameters' own state it is."""
+
+    adapter: Measurable
+    version: tuple[int, int]
+    distance: float
 
 
 class SafeAdapter:
     """See the module's docstring. For one task and one robot.
 
     Args:
-        adapter: that learns; just made.
+        adapter: that learns; just made. It must be `Measurable`.
         reward_range: of the task.
         clock: in s, for the budget.
         experience: that each trial begins with, instead of the meta-parameters' own state; to roll back is to leave it, too.
+
+    Raises:
+        TypeError: the adapter cannot say how far it has gone.
 
     Attributes:
         bounds: may be changed at any time.
@@ -77,12 +100,14 @@ class SafeAdapter:
     def __init__(
         self, adapter: Adapter, reward_range: tuple[float, float], clock: Callable[[], float] = time.monotonic, experience: Experience | None = None
     ) -> None:
+        if not isinstance(adapter, Measurable):
+            raise TypeError(f"{type(adapter).__name__} cannot say how far it has gone from its meta-parameters: to learn on a robot it needs `distance`")
         self.bounds, self.counts = Bounds(), Counter[str]()
         self.version, self.off, self.enabled = (-1, -1), "", True
         self.milliseconds = self.distance = 0.0
         self._adapter, self._range, self.clock, self._experience = adapter, reward_range, clock, experience
         self._event = self._learned = (-1, -1)  # the present one, and the latest of this trial that something was learned from
-        self._spare: Adapter | None = None
+        self._spare: Measurable | None = None
         self._prior = duplicate(adapter)
         self._begin_trial()
 
@@ -96,10 +121,9 @@ class SafeAdapter:
     def _begin_trial(self) -> None:
         if self._experience is not None:
             self._experience.begin(self._adapter)
-            self.version, self.distance = self._experience[:2], apart(self._adapter, self._prior)
+            self.version, self.distance = self._experience[:2], self._adapter.distance(self._prior)
         self.off, self._rolled_back = "", 0
-        self._sound: list[float] = []  # mean rewards of this trial's episodes that were no collapse, as part of the rewards' range
-        self._collapsed = 0
+        self._collapse = Collapse(self._range[0])
         self._interfered: deque[bool] = deque(maxlen=WINDOW)
         self._begin_episode()
 
@@ -122,7 +146,8 @@ class SafeAdapter:
             self._watch_interventions(not valid)
         if valid:
             self._rewards.append(float(step.reward.mean()))
-        if not self._learns:
+        self._takes_part = self._learns
+        if not self._takes_part:
             return
         self._used += valid
         self._offer(lambda adapter: adapter.observe(step), learned=valid)
@@ -131,9 +156,9 @@ class SafeAdapter:
         """An episode has ended: learn from it, unless there is nothing to learn from."""
         begun = self.clock()
         if self._learns and self._used:
-            self._offer(lambda adapter: adapter.adapt(), self._before)
-        elif self._learns:
-            self._adapter, self._spare = self._before, None
+            self._offer(lambda adapter: adapter.adapt(), at_end=True)
+        else:  # nothing was left to learn from, or learning was switched off meanwhile: half an episode is no state to go on from
+            self._forget_episode()
         self.milliseconds = 1000 * (self.clock() - begun)
         if self.milliseconds > 1000 * self.bounds.budget:
             self._switch_off("over_budget")
@@ -156,9 +181,9 @@ class SafeAdapter:
         self.counts[reason] += 1
         self.counts["rollbacks"] += 1
         self._go_back()
-        self._before = duplicate(self._adapter)
+        self._remember()
         self._rolled_back += 1
-        self._collapsed = 0
+        self._collapse.fallen = 0.0
         self._interfered.clear()
         if self._rolled_back >= self.bounds.rollbacks:
             self._switch_off("rollback_loop")
@@ -170,8 +195,11 @@ class SafeAdapter:
             self.off, self._rolled_back = "", 0
 
     def experience(self) -> Experience:
-        """What is understood now."""
-        return Experience(*self.version, self._decisions > 0 and self._learns, state_of(self._adapter))
+        """What is understood now; where learning was switched off in mid-episode, what was before it."""
+        under_way = self._decisions > 0
+        if under_way and not self._learns:
+            return Experience(*self._before.version, False, state_of(self._before.adapter))
+        return Experience(*self.version, under_way, state_of(self._adapter))
 
     def numbers(self) -> dict[str, float]:
         """How it is doing, for whoever watches."""
@@ -199,37 +227,52 @@ class SafeAdapter:
         self.distance = 0.0
 
     def _begin_episode(self) -> None:
-        # an adapter counts the decisions of an episode: it takes part from the beginning or not at all
+        # an adapter counts the decisions of an episode: it takes part in all of them or, in the end, in none
         self._takes_part = self._may_learn
-        self._decisions = self._used = 0
-        self._rewards = list[float]()
-        self._before = duplicate(self._adapter)
+        self._decisions: int = 0
+        self._used: int = 0
+        self._rewards: list[float] = []
+        self._remember()
 
-    def _offer(self, learn: Callable[[Adapter], None], otherwise: Adapter | None = None, learned: bool = True) -> None:
-        """Learn on a copy, which takes over if it may; else `otherwise` does, if given. Where nothing is `learned`, an adapter only counts the decision."""
+    def _remember(self) -> None:
+        self._before = _Known(duplicate(self._adapter), self.version, self.distance)
+
+    def _forget_episode(self) -> None:
+        known = self._before
+        self._adapter, self.version, self.distance, self._spare = known.adapter, known.version, known.distance, None
+
+    def _offer(self, learn: Callable[[Adapter], None], at_end: bool = False, learned: bool = True) -> None:
+        """Learn on a copy, which takes over if it may. Where nothing is `learned`, an adapter only counts the decision."""
         self.prepare()
         candidate, self._spare = self._spare, None
         assert candidate is not None
         try:
             learn(candidate)
-        except (RuntimeError, ValueError, ArithmeticError, IndexError):
-            self.roll_back("failed")
-            return
-        if any(not bool(t.isfinite().all()) for _, t in _tensors(candidate)):
-            self.roll_back("non_finite")
-            return
+            distance = candidate.distance(self._prior)
+            refused = self._objection(candidate, distance, at_end)
+        except Exception:  # whatever an algorithm raises, the robot goes on
+            refused = "failed"
+        if refused in ("failed", "non_finite"):
+            self.roll_back(refused)
+        elif refused:
+            self.counts[refused] += 1
+            if at_end:
+                self._forget_episode()
+        else:
+            self._adapter, self.distance = candidate, distance
+            if learned:
+                self.version = self._learned = self._event
+                self.counts["accepted"] += 1
+
+    def _objection(self, candidate: Adapter, distance: float, at_end: bool) -> str:
+        """Why what was learned does not take over, for all that can be known before it has acted, or ""."""
+        if any(not bool(t.isfinite().all()) for t in _numbers(candidate, _shared(candidate))):
+            return "non_finite"
         if self._event < self._learned:  # a trial's events come in order; whatever else comes does not take over
-            self.counts["old_event"] += 1
-            return
-        distance = apart(candidate, self._prior)
-        if distance > self.bounds.trust_radius:
-            self.counts["trust_radius"] += 1
-            self._adapter = otherwise or self._adapter
-            return
-        self._adapter, self.distance = candidate, distance
-        if learned:
-            self.version = self._learned = self._event
-            self.counts["accepted"] += 1
+            return "old_event"
+        if not distance <= self.bounds.trust_radius:  # nor where it is no number
+            return "trust_radius"
+        return "worse" if at_end and isinstance(candidate, Accountable) and not candidate.progress(self._adapter) >= FALLEN else ""
 
     def _watch_interventions(self, intervened: bool) -> None:
         self._interfered.append(intervened)
@@ -238,17 +281,8 @@ class SafeAdapter:
             self.roll_back("interventions")
 
     def _watch_rewards(self) -> None:
-        low, high = self._range
-        if not self._rewards or not math.isfinite(high - low):
-            return
-        mean = (sum(self._rewards) / len(self._rewards) - low) / (high - low)
-        usual = sum(self._sound) / len(self._sound) if self._sound else mean
-        if mean < usual * (1 - self.bounds.collapse):
-            self._collapsed += 1
-        else:
-            self._collapsed = 0
-            self._sound.append(mean)
-        if self._collapsed >= 2:
+        rewards = [reward for reward in self._rewards if math.isfinite(reward)]
+        if rewards and self._collapse.take(rewards) > self.bounds.collapse:
             self.roll_back("collapse")
 
     def _switch_off(self, reason: str) -> None:
@@ -256,49 +290,38 @@ class SafeAdapter:
         self.off = reason
 
 
-def duplicate(adapter: Adapter) -> Adapter:
+def duplicate(adapter: A) -> A:
     """A copy with a state of its own; the algorithm and its networks, which adaptation never changes, stay shared."""
+    return copy.deepcopy(adapter, _shared(adapter))
+
+
+def _shared(adapter: Adapter) -> dict[int, Any]:
+    """By identity, what is no state of an adapter: its algorithm and networks, and where its random numbers come from."""
     shared: dict[int, Any] = {}
     for part in vars(adapter).values():
         if isinstance(part, MetaRLAlgorithm):
             shared |= _parts(part)
         elif isinstance(part, torch.Generator):
             shared[id(part)] = part
-    return copy.deepcopy(adapter, shared)
+    return shared
 
 
 _parts = functools.lru_cache(maxsize=4)(parts_of)  # on a robot an algorithm stays what it is, and copies are made at every decision
 
 
-def apart(one: Adapter, other: Adapter) -> float:
-    """Largest root mean square of the differences between what two adapters keep, part by part; data of episodes and optimisers are no part of it."""
-    there = dict(_tensors(other))
-    found = [0.0]
-    for name, here in _tensors(one):
-        if "/" not in name and name.count(".") < 2 and name in there and here.shape == there[name].shape and here.numel():
-            found.append(float((here.double() - there[name].double()).square().mean().sqrt()))
-    return max(found)
-
-
-def _tensors(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every floating-point tensor that an adapter keeps itself; what lies inside of containers has a / in its name."""
-    for name, value in vars(adapter).items():
-        if not isinstance(value, MetaRLAlgorithm):
-            yield from _walk(name, value, vars(adapter))
-
-
-def _walk(name: str, value: Any, around: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def _numbers(value: Any, shared: Mapping[int, Any]) -> Iterator[Tensor]:
+    """Every floating-point tensor that something keeps, in whatever it keeps it, but for what is shared."""
+    if id(value) in shared:
+        return
     if isinstance(value, Tensor):
         if value.is_floating_point():
-            yield name, value.detach()
-    elif isinstance(value, nn.Module):
-        algorithm = around.get("algorithm")
-        if algorithm is None or all(value is not part for part in vars(algorithm).values()):
-            for part, tensor in value.state_dict().items():
-                yield from _walk(f"{name}.{part}", tensor, around)
+            yield value.detach()
+        return
+    if isinstance(value, nn.Module):
+        parts: Iterable[Any] = value.state_dict().values()
     elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _walk(f"{name}/{key}", item, around)
-    elif isinstance(value, tuple | list):
-        for i, item in enumerate(value):
-            yield from _walk(f"{name}/{i}", item, around)
+        parts = value.values()
+    else:
+        parts = value if isinstance(value, tuple | list) else getattr(value, "__dict__", {}).values()
+    for part in parts:
+        yield from _numbers(part, shared)

@@ -10,7 +10,7 @@ Subscribes `events` (from the task node), the robot's own state, `seen/...`, `ex
 Publishes `~/command` (JointTrajectory or TwistStamped, stamped like the event that it answers), `~/action`, `~/used` (what it decided on), `~/adaptation`
 (how it is doing), `~/status`, `~/heartbeat`. Services: `~/enable_adaptation` (SetBool), `~/reset_adaptation`, `~/save_adapted` (Trigger).
 `save_adapted` writes a meta-parameters file whose adapters begin with what was understood.
-Parameters: meta_parameters (a file, or zoo:TASK/ALGORITHM), robot (the file must be for it), and those of `wired`; adapted_folder;
+Parameters: meta_parameters (a file, or zoo:TASK/ALGORITHM), robot (the file must be for it), and those of `wired`; adapted_folder; clock_may_leap;
 and, at any time, SETTINGS below.
 """
 
@@ -41,17 +41,18 @@ from metarl.ros_nodes.wires import ArmWire, wired
 from metarl.tasks.task import Readings
 
 PERIOD = 0.05  # s between two looks at who is listening, and at the age of the robot's state
+SAME_TIME = 1e-6  # s, less than which messages may change a duration
 TELL_PERIOD = 0.1  # s at least between two messages on how adaptation is doing; the end of an episode is always told
 SETTINGS = (
     Setting("mode", str(Bounds.mode), choices=tuple(Mode)),
     Setting("trust_radius", Bounds.trust_radius, 1e-6, 1e6),
-    Setting("collapse", Bounds.collapse, 0.0, 1.0),
+    Setting("collapse", Bounds.collapse, 0.1, 1e6),
     Setting("interventions", Bounds.interventions, 0.0, 1.0),
     Setting("budget", Bounds.budget, 1e-4, 3600.0),
     Setting("state_timeout", 0.5, 0.01, 60.0),
     Setting("max_step", 0.05, 1e-4, 0.25),
 )
-FIXED = ("robot", "joint_names", "command_topic", "state_topic")
+FIXED = ("clock_may_leap", "robot", "joint_names", "command_topic", "state_topic")
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -68,11 +69,14 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         self.wire = wired(node, runtime.parameter(node, "robot", "arm7"))
         node.declare_parameter("meta_parameters", "")
         node.declare_parameter("adapted_folder", "adapted")
+        self.may_leap = runtime.parameter(node, "clock_may_leap", False)
         self.status = runtime.Status(node)
         self.bounds, self.state_timeout, self.max_step = Bounds(), 0.5, 0.05
         runtime.settings(node, SETTINGS, self._take_setting, self._fixed)
         self._loop: ControlLoop | None = None
         self._active, self._asked, self._told = False, 0, 0.0
+        self._planned: Command | None = None  # the command that was published last
+        self._lasts, self._held = 0.0, False  # s, that the command takes; the safety node holds the robot instead
         self._command = node.create_publisher(self.wire.command_kind, "~/command", runtime.COMMAND)
         self._action = node.create_publisher(Float64MultiArray, "~/action", runtime.ANSWERS)
         self._used = node.create_publisher(Float64MultiArray, "~/used", runtime.HISTORY)
@@ -162,11 +166,15 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         self.safe.bounds, self.loop.max_step = self.bounds, self.max_step
         self.order = EventOrder(join=True)
         self._events: list[Event] = []  # accepted, not yet dealt with
+        self._undated: list[Event] = []  # those of them that were stamped before the robot's clock was set back: for them all readings are new enough
+        self._newest = 0  # ns, stamp of the event that came last
         self._asked = 0  # ns, stamp of the command that was published last
         self._executed: tuple[int, torch.Tensor] = (0, torch.empty(0))  # stamp and last pose of what safety let through
         self._oldest = 0.0  # s, the greatest age of the robot's state since the last decision
+        self._leapt = 0  # ns, stamp of the first reading after the robot's clock was set ahead
         before = list(self.node.subscriptions)
-        self.inbox = Inbox(self.node, self.wire, self.loop.task, self.loop.needs, "seen", self.status, self._advance)
+        clock = self._on_set_back, self._on_set_ahead, self.may_leap
+        self.inbox = Inbox(self.node, self.wire, self.loop.task, self.loop.needs, "seen", self.status, self._advance, *clock)
         self.node.create_subscription(self.wire.command_kind, "executed", self._on_executed, runtime.ANSWERS)
         self.node.create_subscription(Float64MultiArray, "events", self._on_event, runtime.HISTORY)
         self._subscriptions = [s for s in self.node.subscriptions if s not in before]
@@ -179,11 +187,19 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         self._loop, self._subscriptions = None, []
 
     def _stop(self) -> None:
-        """The last thing that is said: a trajectory without points asks for a stop. A vehicle is stopped by silence."""
+        """The last thing that is said."""
         self._active = False
+        if isinstance(self.wire, ArmWire):  # a vehicle is stopped by silence
+            self._ask_to_stop()
+
+    def _ask_to_stop(self) -> None:
+        """In place of the last command: a trajectory without points. For a vehicle it is that command again: too old, or carried out."""
+        stop = self._planned
         if isinstance(self.wire, ArmWire):
             nothing = np.empty((0, self.wire.robot.num_joints))
-            self._command.publish(self.wire.message(Command(self._asked, np.empty(0), nothing, nothing)))
+            stop = Command(self._asked, np.empty(0), nothing, nothing)
+        assert stop is not None, "only an arm can be asked to stop before anything was decided"
+        self._command.publish(self.wire.message(stop))
 
     @property
     def loop(self) -> ControlLoop:
@@ -203,15 +219,24 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
             self.status.publish(f"adapting with {self.file}" if listened else "waiting for the safety node", ready=listened)
 
     def _watch_open_decision(self) -> None:
-        """Give up a decision that was never carried out, where the trial has gone on without it: it was asked for before this node was started anew."""
+        """Give up a decision of which nobody says that it was carried out.
+
+        Where the trial has gone on without it, it was asked for before this node was started anew. Else the safety node has died of it, or before it was
+        heard: whoever guards the robot next is asked for a stop in its place, for nobody expects a motion by then.
+        """
         now = runtime.steady_now()
-        if not (self.loop.deciding and self._events) or self._executed[0] == self._asked:
+        if not self.loop.deciding or self._executed[0] == self._asked:
             self._waiting_since = now
         elif now - self._waiting_since > 2 * self.state_timeout:
-            self.loop.deciding = False
-            del self._events[:-1]
-            self.status.refused("abandoned", "a decision was never carried out, and the trial goes on without it")
-            self._advance()
+            self._waiting_since = now
+            if self._events:
+                self.loop.deciding = False
+                del self._events[:-1]
+                self.status.refused("abandoned", "a decision was never carried out, and the trial goes on without it")
+                self._advance()
+            else:
+                self._ask_to_stop()
+                self.status.refused("unanswered", "no safety node says what became of a command: a stop is asked for in its place")
 
     def _on_event(self, message: Float64MultiArray) -> None:
         try:
@@ -222,8 +247,21 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         except Rejected as rejected:
             self.status.refused(rejected.reason, f"event: {rejected}")
             return
+        if event.stamp < self._newest:  # the task node has noticed first
+            self.status.refused("clock_set_back", f"event {event.sequence} is stamped {event.stamp} ns, after {self._newest} ns: all readings anew")
+            self.inbox.forget()
+            self._on_set_back(event.stamp)
+        self._newest = event.stamp
         self._events.append(event)
         self._advance()
+
+    def _on_set_back(self, stamp: int) -> None:
+        """The robot's clock was set back: of the decision that is open, nobody knows how long it lasted."""
+        self._undated, self._oldest = list(self._events), float("inf")
+
+    def _on_set_ahead(self, stamp: int) -> None:
+        """The robot's clock was set ahead to `stamp` (ns): neither does anybody know it of the decision that this lies in."""
+        self._leapt = stamp
 
     def _on_executed(self, message: Any) -> None:
         try:
@@ -234,7 +272,7 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
             return
         if command.stamp != self._asked:
             return  # a stop of the safety node's own, which answers no decision
-        self._executed = command.stamp, last
+        self._executed, self._held = (command.stamp, last), abs(float(command.time[-1]) - self._lasts) > SAME_TIME
         self._advance()
 
     # ---- what is done -----------------------------------------------------------------------------------------------------
@@ -248,7 +286,8 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
                 self.loop.look_ahead(self.inbox.readings())
             return
         event = self._events[0]
-        if self.inbox.missing(event.stamp) or (self.loop.deciding and not event.begins and self._executed[0] != self._asked):
+        since = 0 if event in self._undated else event.stamp
+        if self.inbox.missing(since) or (self.loop.deciding and not event.begins and self._executed[0] != self._asked):
             return
         try:
             self._answer(event)
@@ -263,12 +302,20 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
     def _answer(self, event: Event) -> None:
         seen = self.inbox.readings()
         executed = torch.empty(0) if event.begins or not self.loop.deciding else self._executed[1]
-        excluded = "stale_state" if self._oldest > self.state_timeout else ""
+        excluded = self._excluded(event, len(executed) > 0)
         given = circumstances(self.loop, excluded)
         self.safe.note(event.epoch, event.sequence)
         self._decide(event, seen, executed, excluded)
         self._oldest = 0.0  # only now, because nothing may delay a command
         self._used.publish(messages.used_message(event, self.loop.needs, seen, executed, given))
+
+    def _excluded(self, event: Event, carried_out: bool) -> str:
+        """Why the decision that an event tells the result of is not to be learned from, for all that this node knows, or ""."""
+        if self._asked < self._leapt <= event.stamp:
+            return "clock_set_ahead"
+        if self._oldest > self.state_timeout:
+            return "stale_state"
+        return "intervention" if self._held and carried_out else ""
 
     def _decide(self, event: Event, seen: Readings, executed: torch.Tensor, excluded: str) -> None:
         if event.begins or not (self.loop.deciding or event.ends):
@@ -287,8 +334,9 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
             self._tell_adaptation(event)
 
     def _publish(self, event: Event, decision: Decision) -> None:
-        self._asked = event.stamp
-        self._command.publish(self.wire.message(self.wire.planned(decision.command, event.stamp)))
+        planned = self._planned = self.wire.planned(decision.command, event.stamp)
+        self._asked, self._lasts = event.stamp, float(planned.time[-1])
+        self._command.publish(self.wire.message(planned))
         labels = ("epoch", "sequence", *self.loop.task.action_names)
         self._action.publish(messages.numbers(labels, [event.epoch, event.sequence, *decision.action.tolist()]))
 

@@ -51,16 +51,15 @@ def channels(wire: Wire, task: Task, needs: tuple[str, ...], source: str) -> tup
         needs: names of the readings.
         source: "seen" or "measured".
     """
-    own = readings.own_state(wire.robot)
     found = [_own(wire, source)]
-    for body, parts in readings.bodies(needs, own).items():
+    for body, parts in readings.bodies(task, needs).items():
         if {"pos", "quat"} & set(parts):
             pose = partial(_pose, body=body, frame=wire.frame), partial(messages.pose_readings, body=body, frame=wire.frame)
             found.append(Channel(f"{source}/{body}", PoseStamped, *pose))
         if {"linvel", "angvel"} & set(parts):
             twist = partial(_twist, body=body, frame=wire.frame), partial(messages.twist_readings, body=body, frame=wire.frame)
             found.append(Channel(f"{source}/{body}_twist", TwistStamped, *twist))
-    for name in readings.others(needs, own):
+    for name in readings.others(task, needs):
         if name == POINTS:
             found.append(Channel(f"{source}/{name}", Path, partial(_path, name=name), partial(messages.path_readings, name=name)))
         elif name == ECHOES and task.lidar is not None:
@@ -82,7 +81,10 @@ def _own(wire: Wire, source: str) -> Channel:
 
 
 def _joints(found: Readings, stamp: int, joint_names: tuple[str, ...]) -> JointState:
-    return messages.joint_state(joint_names, found["qpos"][0].double().numpy(), found["qvel"][0].double().numpy(), stamp)
+    qpos, qvel, effort = (found[name][0].double().numpy() if name in found else None for name in ("qpos", "qvel", "effort"))
+    assert qpos is not None, "every joint is measured"
+    assert qvel is not None, "every joint is measured"
+    return messages.joint_state(joint_names, qpos, qvel, stamp, effort)
 
 
 def _odometry(found: Readings, stamp: int, prefix: str) -> Odometry:

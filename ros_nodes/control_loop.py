@@ -24,7 +24,7 @@ from metarl.robots.spec import Controls, JointTrajectory, RobotSpec, ServoSpec, 
 from metarl.ros_nodes import readings
 from metarl.ros_nodes.adaptation import SafeAdapter, duplicate
 from metarl.ros_nodes.limits import Command, Limits, check_set_point
-from metarl.ros_nodes.rejection import Rejected, RejectedAction
+from metarl.ros_nodes.rejection import Rejected, RejectedAction, all_finite
 from metarl.tasks.batched_env import Step
 from metarl.tasks.task import Readings, Task
 
@@ -113,8 +113,8 @@ class ControlLoop:
     ) -> Decision | None:
         """Tell the adapter what became of its decision, and act again unless the episode has ended.
 
-        What was executed differently than it was decided, by the safety node or because the robot had just been activated, and what was paid outside of
-        the task's range of rewards, is not learned from.
+        A command that the safety node cut is learned from as the action that it then stands for. What was executed differently otherwise, by the safety
+        node or because the robot had just been activated, and what was paid outside of the task's range of rewards, is not learned from.
 
         Args:
             reward: of the decision.
@@ -133,8 +133,9 @@ class ControlLoop:
         if not math.isfinite(reward):
             raise Rejected("not_finite", f"the reward is {reward}")
         ready = self._complete(seen)
-        before_obs, given = self._obs, self._action
-        self.excluded = excluded or ("warm_up" if self._clamped else self._misled(reward, executed))
+        before_obs, given = self._obs, self._done(executed)
+        self.excluded = excluded or ("warm_up" if self._clamped else self._misled(reward, given))
+        given = self._action if given is None else given
         if executed is not None:
             self._commanded = executed.unsqueeze(0)
         if self.ramp == 0 and isinstance(self.task.robot, ServoSpec):
@@ -177,10 +178,33 @@ class ControlLoop:
             qpos, qvel, dt = (decision.command.qpos.double().numpy(), decision.command.qvel.double().numpy(), decision.command.dt)
             check_set_point(Limits.of(robot), Command(1, np.array([dt]), qpos, qvel), np.array(robot.home_qpos), None)
 
-    def _misled(self, reward: float, executed: Tensor | None) -> str:
-        """Why what came of the decision says nothing about it, or ""."""
-        same = EXACT if isinstance(self.task.robot, ServoSpec) else SAME  # a twist carries a vehicle's commands in other numbers
-        if executed is not None and not bool(((executed - self._commanded[0]).abs() <= same * (1.0 + self._commanded[0].abs())).all()):
+    def _done(self, executed: Tensor | None) -> Tensor | None:
+        """The action (1, A) that was carried out in the end; None where no action stands for what was."""
+        if executed is None or self._same(executed, self._commanded[0]):
+            return self._action
+        if isinstance(self.task.robot, VehicleSpec) and not self._cut(executed, self.task.robot):
+            return None
+        action = self.task.action_of(executed.unsqueeze(0), self._sensed)
+        if action is None or not bool((action.abs() <= 1.0 + SAME).all()):
+            return None
+        again = self.task.command(action.clamp(-1.0, 1.0), self._sensed)
+        assert not isinstance(again, Tensor), "a control loop has a robot"
+        led = again.ctrl[0] if isinstance(again, Controls) else again.qpos[0, -1]
+        return action.clamp(-1.0, 1.0) if self._same(executed, led) else None
+
+    def _cut(self, executed: Tensor, robot: VehicleSpec) -> bool:
+        """Whether (U,) is what a vehicle's slew limits leave of the decision, and no braking."""
+        before, wanted = (robot.command_of(ctrl[0].double()).tolist() for ctrl in (self._sensed["command_ctrl"], self._commanded))
+        return self._same(executed, robot.ctrl_of(torch.tensor([robot.nearest(wanted, before, robot.control_dt)]))[0])
+
+    def _same(self, executed: Tensor, decided: Tensor) -> bool:
+        """Whether one (J,) or (U,) is the other; a twist carries a vehicle's commands in other numbers."""
+        same = EXACT if isinstance(self.task.robot, ServoSpec) else SAME
+        return all(abs(e - d) <= same * (1.0 + abs(d)) for e, d in zip(executed.tolist(), decided.tolist(), strict=True))
+
+    def _misled(self, reward: float, done: Tensor | None) -> str:
+        """Why what came of the decision says nothing about what was done, or ""."""
+        if done is None:
             return "intervention"
         low, high = self.task.reward_range
         return "" if low - SAME * (high - low) <= reward <= high + SAME * (high - low) else "reward_range"
@@ -192,11 +216,12 @@ class ControlLoop:
         return sensed, self.task.observation(sensed)
 
     def _act(self, sensed: Readings) -> Decision:
+        self._sensed = sensed
         action = self.adapter.act(self._obs.unsqueeze(0), self.explore).detach()
         expected = (1, 1, self.task.spec.action_size)
         if tuple(action.shape) != expected:
             raise RejectedAction("wrong_shape", f"the action has shape {tuple(action.shape)}, expected (tasks, robots, actions) = {expected}")
-        if not bool(action.isfinite().all()):
+        if not all_finite(action):
             raise RejectedAction("not_finite", f"the action is {action.flatten().tolist()}")
         self._action = action[0].float()
         command = self.task.command(self._possible(self._action), sensed)
@@ -207,7 +232,8 @@ class ControlLoop:
         assert isinstance(command, JointTrajectory), "a control loop has a robot"
         command = self._near(command, sensed)
         self._commanded = command.qpos[:, -1]
-        return Decision(self._action[0], JointTrajectory(command.qpos[0], command.qvel[0], command.dt))
+        gripper = None if command.gripper is None else command.gripper[0]
+        return Decision(self._action[0], JointTrajectory(command.qpos[0], command.qvel[0], command.dt, gripper))
 
     def _near(self, command: JointTrajectory, sensed: Readings) -> JointTrajectory:
         """The command; where it is one of the first set-points after an activation, not far from the measured pose."""
@@ -229,9 +255,8 @@ class ControlLoop:
 
 def _step(obs: Tensor, action: Tensor, reward: float, next_obs: Tensor, terminated: bool, truncated: bool, valid: bool) -> Step:
     """The Step of one task and one robot."""
-    flag = torch.ones(1, 1, dtype=torch.bool)
-    given = (obs.unsqueeze(0), action.unsqueeze(0), torch.tensor([[reward]]), next_obs.unsqueeze(0))
-    return Step(*given, flag & terminated, flag & truncated, flag & valid)
+    flags = (torch.full((1, 1), flag) for flag in (terminated, truncated, valid))
+    return Step(obs.unsqueeze(0), action.unsqueeze(0), torch.full((1, 1), reward), next_obs.unsqueeze(0), *flags)
 
 
 def load(path: str, robot: RobotSpec) -> ControlLoop:

@@ -90,9 +90,12 @@ def show(demo: Demo, choice: Arm, console: Console) -> dict[str, Any]:
     hidden = task.sample(1, choice.split, start=choice.index)
     console.print(f"{choice.policy} on {task.robot_name} in {choice.simulator}, over ROS 2. What the robot is not told:")
     console.print(hidden.describe(0), highlight=False)
-    with Board(task, console) as board, Domain() as domain, Listener(domain, board.hear) as listener, Graph(arm(choice, observers=1), domain) as graph:
+    nodes = arm(choice, observers=1)
+    console.print(f"starting {', '.join(node.name for node in nodes)}: a process each")
+    with Board(task, console) as board, Domain() as domain, Listener(domain, board.hear) as listener, Graph(nodes, domain) as graph:
         graph.wait_until(lambda: listener.heard_all() and graph.finished("task"), PATIENCE, "the trial to end")
         listener.heard_all()
+        console.print(f"the trial has ended after {len(board.miss)} {board.kind}s: stopping the nodes")
         refusals = [line for line in graph.said("safety").splitlines() if "refused" in line]
     for line in refusals:
         console.print(line, style="yellow", markup=False, highlight=False)
@@ -105,7 +108,7 @@ def show(demo: Demo, choice: Arm, console: Console) -> dict[str, Any]:
 
 
 class Board:
-    """The table of episodes: redrawn on a terminal, line by line elsewhere.
+    """A line when the trial begins, and the table of episodes: redrawn on a terminal, line by line elsewhere.
 
     Attributes:
         miss: in the task's unit, at the end of each episode so far; NaN where the task does not say.
@@ -125,6 +128,8 @@ class Board:
     def hear(self, event: Event) -> None:
         """Take in an event of the task node."""
         self._return = event.reward + (0.0 if event.begins else self._return)
+        if event.begins and not self.miss:
+            self._console.print(f"all are ready: a trial of {self._episodes} {self.kind}s begins")
         if not event.ends:
             return
         self.miss.append(event.error)
@@ -134,9 +139,9 @@ class Board:
         if self._live is not None:
             self._live.update(self._table())
             return
-        if len(self.miss) == 1:
-            self._console.print(" ".join(self._head()), highlight=False)
-        self._console.print(" ".join([self.kind, *self._row(len(self.miss) - 1)]), highlight=False)
+        number, far, returned, bar = self._row(len(self.miss) - 1)
+        said = f"{self.kind} {number} of {self._episodes}: miss {far}, return {returned}"
+        self._console.print(f"{said}, {self._scale_of_bar()} {bar}" if bar else said, highlight=False)
 
     def far(self, error: float) -> str:
         """A miss in words."""
@@ -148,11 +153,11 @@ class Board:
         blocks = min(round(self._scale * self.miss[k] / self._block), LONGEST) if math.isfinite(self.miss[k]) else 0
         return [str(k + 1), self.far(self.miss[k]), f"{self.returns[k]:.2f}", "█" * blocks]
 
-    def _head(self) -> tuple[str, ...]:
-        return self.kind, "miss", "return", f"(█: {self._block} {self._unit} of miss)"
+    def _scale_of_bar(self) -> str:
+        return f"█ = {self._block} {self._unit}:"
 
     def _table(self) -> Table:
-        table = Table(*self._head(), caption=None if self.miss else "sim, safety, adapter and task are starting")
+        table = Table(self.kind, "miss", "return", f"miss, {self._scale_of_bar()}")
         for k in range(self._episodes):
             table.add_row(*self._row(k))
         return table

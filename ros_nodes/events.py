@@ -14,7 +14,7 @@ class Event(NamedTuple):
     """An episode begins (step 0), or a decision has its result (step 1, 2, ...).
 
     Attributes:
-        epoch: the trial, by the ms of its beginning, which a double holds exactly; grows from one trial to the next, also when nodes are started anew.
+        epoch: the trial, by the ms of its beginning, which a double holds exactly; another one for each trial, also when nodes are started anew.
         sequence: 0, 1, 2, ... within the epoch.
         episode: 0 ... K - 1.
         step: decisions taken in this episode.
@@ -46,7 +46,7 @@ class Event(NamedTuple):
 
 
 class EventOrder:
-    """Lets each event of the newest epoch through once, in order.
+    """Lets each event of the newest epoch through once, in order. The newest is the one that began last: clocks may have been set back since.
 
     Args:
         join: whether the very first event may be any one: whoever was started anew finds a trial under way.
@@ -61,13 +61,13 @@ class EventOrder:
         Raises:
             Rejected: old_epoch, duplicate or gap.
         """
-        if event.epoch < self.epoch:
+        if event.epoch < self.epoch and event.sequence > 0:
             raise Rejected("old_epoch", f"event of trial {event.epoch}, the present one is {self.epoch}")
         expected = self.sequence + 1 if event.epoch == self.epoch else 0
         if event.sequence < expected:
             raise Rejected("duplicate", f"event {event.sequence} of trial {event.epoch} again, expected {expected}")
         if event.sequence > expected and not (self._join and self.epoch < 0):
             raise Rejected("gap", f"event {event.sequence} of trial {event.epoch}, expected {expected}")
-        first = event.epoch > self.epoch
+        first = event.epoch != self.epoch
         self.epoch, self.sequence = event.epoch, event.sequence
         return first

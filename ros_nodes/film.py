@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from metarl import tasks, video
-from metarl.report import unit_and_scale
+from metarl.report import styles, unit_and_scale
 from metarl.robots.spec import VehicleSpec
 from metarl.ros_nodes.events import Event
 from metarl.ros_nodes.labels import SECOND, to_event
@@ -156,14 +156,15 @@ def plot(runs: Sequence[tuple[str, Sequence[Event]]], task: Task, out: Path) -> 
 
     unit, scale = unit_and_scale(task.error_unit)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    style = styles(name for name, _ in runs)
     for number, (name, events) in enumerate(runs):
-        returns = returns_of(events)
-        left.bar(np.arange(1, len(returns) + 1) + 0.35 * (number - 0.5 * (len(runs) - 1)), returns, 0.33, color=f"C{number}", label=name)
+        returns, colour = returns_of(events), style[name]["color"]
+        left.bar(np.arange(1, len(returns) + 1) + 0.35 * (number - 0.5 * (len(runs) - 1)), returns, 0.33, color=colour, label=name)
         for episode in range(len(returns)):
             mine = [e for e in events if e.episode == episode]
             seconds = [(e.stamp - mine[0].stamp) / SECOND for e in mine]
             shade = 0.35 + 0.65 * (episode + 1) / len(returns)
-            right.plot(seconds, [scale * e.error for e in mine], color=f"C{number}", alpha=shade, marker="o" if task.horizon < 5 else "")
+            right.plot(seconds, [scale * e.error for e in mine], color=colour, alpha=shade, marker="o" if task.horizon < 5 else "")
     left.set_xlabel("episode")
     left.set_xticks(range(1, max(len(returns_of(e)) for _, e in runs) + 1))
     left.set_ylabel("return")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 from metarl.robots.spec import unknown_name
-from metarl.ros_nodes import PARENT_VARIABLE
+from metarl.ros_nodes import PARENT_VARIABLE, transport
 from metarl.tasks import SPLITS, simulators
 
 if TYPE_CHECKING:
@@ -149,30 +150,37 @@ def graph(choice: Choice, observers: int = 0) -> tuple[NodeSpec, ...]:
         observers: how many besides the adapter will listen to the task's events; the trial waits for them.
 
     Raises:
-        ValueError: a choice does not exist.
+        ValueError: a choice does not exist, a number is less than 0, or the task has no robot.
     """
     from metarl import tasks
 
     for name, known in CHOICES.items():
         if getattr(choice, name) not in known:
             raise unknown_name(name, getattr(choice, name), known)
+    for name in ("index", "seed", "episodes"):
+        if getattr(choice, name) < 0:
+            raise ValueError(f"{name} is {getattr(choice, name)}, expected 0 or more")
     simulated = choice.robot == "sim"
     robot = tasks.make(choice.task).robot_name
+    if not robot:
+        raise ValueError(f"{choice.task} has no robot, so there is nothing to drive over ROS")
     world: dict[str, Value] = {name: getattr(choice, name) for name in ("task", "simulator", "split", "index", "seed", "pace")}
     patience = 120.0 if simulated else 0.0  # people take their time
     trial: dict[str, Value] = {"task": choice.task, "episodes": choice.episodes, "observers": observers + choice.record, "patience": patience}
     heard = {"action": "adapter/action", "executed": "safety/executed", "begin_episode": "sim/begin_episode" if simulated else "operator/begin_episode"}
     statuses = {f"{name}_status": f"{name}/status" for name in ("adapter", "safety")}
-    timeouts = _TIMEOUTS[choice.pace] if simulated else {}
+    clock: dict[str, Value] = {"clock_may_leap": True} if simulated else {}
+    timeouts = _TIMEOUTS[choice.pace] | clock if simulated else {}
+    trial |= clock
     mode = choice.mode if choice.mode != "auto" else "adapt" if simulated else "shadow"
-    policy: dict[str, Value] = {"meta_parameters": choice.policy, "robot": robot, "mode": mode, **({"state_timeout": 10.0} if simulated else {})}
+    policy: dict[str, Value] = {"meta_parameters": choice.policy, "robot": robot, "mode": mode, **({"state_timeout": 10.0} if simulated else {}), **clock}
     nodes = [
         NodeSpec("safety", "safety_node", {"robot": robot, **timeouts}, {"command": "adapter/command"}),
         NodeSpec("adapter", "adapter_node", policy, {"events": "task/events", "executed": "safety/executed"}),
         NodeSpec("task", "task_node", trial, heard | statuses),
     ]
     if simulated:
-        nodes.insert(0, NodeSpec("sim", "sim_node", world))
+        nodes.insert(0, NodeSpec("sim", "sim_node", world, {"goal": "task/next_goal"}))
     # a machine that is full of other work keeps nodes silent for longer than a robot's computer may; on hardware somebody must ask for the start
     watched: dict[str, Value] = {"timeout": 10.0, "patience": 150.0} if simulated else {"nodes": ("safety", "adapter"), "autostart": False}
     watched |= {"watched": ("task", "recorder")} if choice.record else {}
@@ -191,7 +199,12 @@ def replay(bag: str, policy: str = "", rate: float = 0.0) -> tuple[NodeSpec, ...
         bag: folder.
         policy: a meta-parameters file, or zoo:TASK/ALGORITHM; "": the one that was recorded.
         rate: how much faster than it was; 0: at once.
+
+    Raises:
+        ValueError: there is no such rate.
     """
+    if not 0.0 <= rate < math.inf:
+        raise ValueError(f"rate is {rate}, expected 0 or more")
     return (NodeSpec("replay", "replay_node", {"bag": bag, "policy": policy, "rate": rate}),)
 
 
@@ -370,8 +383,7 @@ class Domain:
 
     def variables(self) -> dict[str, str]:
         """What sets this domain apart."""
-        # UDP, because processes that are killed leave shared memory behind; it is not slower for messages of this size
-        return {"ROS_DOMAIN_ID": str(self.id), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"}
+        return {"ROS_DOMAIN_ID": str(self.id), **transport.loopback(os.environ)}
 
     def close(self) -> None:
         """Leave it to others."""

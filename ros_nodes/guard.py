@@ -1,7 +1,8 @@
 """The last decision before the motors: forward a command, or brake and hold the pose; and stop when somebody falls silent. Plain Python, no ROS.
 
 A trajectory of several points is a motion with an end of its own: until then nobody needs to say anything. A trajectory of one point is a
-set-point of a fast control loop, which must go on talking: when it is silent for `command_timeout`, the robot brakes and holds.
+set-point of a fast control loop, which must go on talking: when it is silent for `command_timeout`, the robot brakes and holds. A set-point that would
+change the joints' speed faster than they can is cut to what they can, for a policy that begins at full speed would otherwise never move; the rest is refused.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from metarl.ros_nodes.base_guard import BaseGuard, Measured, State, Stop
-from metarl.ros_nodes.limits import Array, Command, Limits, check_form, check_set_point, check_trajectory, gentle_time, sample
+from metarl.ros_nodes.limits import Array, Command, Limits, Pace, check_form, check_set_point, check_trajectory, gentle_time, reachable, sample, step_of
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.workspace import Workspace
 
 HOLD_TIME = 0.1  # s given to come to rest; longer where the joints may not brake as hard
+SAG = 0.02  # rad or m by which a load may draw a joint away from where the last motion ended: the controller begins the next one there
 HELD_BAND = 0.1  # rad or m that a load may draw a joint away from the pose that is held; further away, somebody has moved it
+TOO_FAST = 1.5  # times its speed limit, at which no joint moves: braking from there would lead it where it never was
 OVERLOAD_TIME = 0.1  # s that a joint may push harder than its limit
 UNNUMBERED = (0, 2**64 - 1)  # how middlewares say that they do not number messages
 TAKEOVER = 0.5  # s of silence after which another publisher may speak: the one before was started anew
@@ -42,8 +45,10 @@ class Guard(BaseGuard):
     workspace: Workspace | None = None
     _forget: bool = False  # after a reset: the next joint state begins anew
     _active: Command | None = None  # what is being carried out
+    _pace: Pace | None = None  # of the set-points, where it is one of these
     _start: tuple[Array, float] | None = None  # pose where that began, and when (s)
     _held: Command | None = None
+    _said: tuple[Command, float] | None = None  # the last command, and when it began (s): the controller goes on from there
     _overload: float | None = None  # s, since when a joint pushes too hard
 
     source = "joint state"
@@ -62,14 +67,25 @@ class Guard(BaseGuard):
             effort: (J,) N·m, where it is measured.
 
         Raises:
-            Rejected: stale_state, where a newer one is here; jump, where the pose has changed faster than the joints can move.
+            Rejected: too_fast, where no joint can move as it says; stale_state, where a newer one is here; jump, where the pose has changed faster than
+                the joints can move; clock_set_back or clock_set_ahead, as `_take` says: this one is kept.
         """
-        last = self._take(stamp, qpos, qvel, now)
+        self._check_speed(qvel)
+        last, clock_set = self._take(stamp, qpos, qvel, now)
         if self._forget:
             self._forget, self._since, self._last_stamp = False, stamp, -1
         self._watch_effort(effort, now)
         if last is not None:
             self._watch_jump(last)
+        if clock_set is not None:
+            raise clock_set
+
+    def _check_speed(self, qvel: Array) -> None:
+        possible = TOO_FAST * self.limits.qvel + self.rest_speed
+        if not (np.abs(qvel) <= possible).all():
+            j = int(np.argmin(np.abs(qvel) <= possible))
+            name, unit = self.limits.joint_names[j], self.limits.unit(j)
+            raise Rejected("too_fast", f"{name} moves at {qvel[j]:.4g} {unit}/s, it can do {self.limits.qvel[j]:.4g} {unit}/s")
 
     def _watch_effort(self, effort: Array | None, now: float) -> None:
         limit = self.limits.effort
@@ -81,7 +97,7 @@ class Guard(BaseGuard):
     def _watch_jump(self, last: Measured) -> None:
         assert self.measured is not None
         moved = np.abs(self.measured.qpos - last.qpos)
-        possible = 0.5 * self.reach + 1.5 * self.limits.qvel * (self.measured.stamp - last.stamp) * 1e-9
+        possible = 0.5 * self.reach + TOO_FAST * self.limits.qvel * (self.measured.stamp - last.stamp) * 1e-9
         if (moved <= possible).all():
             return
         self._since, self._held = last.stamp + 1, None
@@ -89,22 +105,24 @@ class Guard(BaseGuard):
         jump = Rejected("jump", f"{self.limits.joint_names[j]} is {moved[j]:.3f} {self.limits.unit(j)} from where it was at the last joint state")
         if not self.may_jump:  # where the robot is, nobody knows; but what is being carried out can still be braked, by `stop`
             self._lost, self.state, self.stop_cause = True, State.STOPPED, str(jump)
-        elif self.state is not State.STOPPED:
-            self._rest(State.IDLE)
+        else:
+            self._said = None
+            if self.state is not State.STOPPED:
+                self._rest(State.IDLE)
         raise jump
 
     # ---- commands ---------------------------------------------------------------------------------------------------------
 
     def judge(self, command: Command, now: float) -> Command:
-        """The command, if it may be forwarded as it is.
+        """The command, if it may be forwarded; a set-point that changes faster than the joints can, as near to it as they can come.
 
         Raises:
             Rejected: stopped, duplicate, out_of_order, before_reset, future, stale_command, stale_state, effort, far_from_pose, moving, workspace, or
                 as the checks of `limits`.
         """
-        measured = self._check(command, now)
+        command, measured = self._check(command, now)
         self._last_stamp = command.stamp
-        self._active, self._start, self._held = command, (measured.qpos, now), None
+        self._active, self._start, self._held, self._said = command, (measured.qpos, now), None, (command, now)
         self.state = State.TRACKING if len(command.time) == 1 else State.MOVING
         return command
 
@@ -112,7 +130,8 @@ class Guard(BaseGuard):
         """The command that brings the robot to rest where it is, as fast as its accelerations allow, and inside of the position limits.
 
         Each joint brakes evenly, so it comes to rest half its speed times the braking time further on; nearer only where a limit is nearer.
-        A pose that is being held is not measured again, for a load would pull the robot down step by step; unless the robot is no longer there.
+        A pose that is being held is not measured again, for a load would pull the robot down step by step; unless the robot is no longer there, or moves.
+        Fingers go on doing what they do: what is in the hand stays there.
 
         Raises:
             Rejected: stale_state, where there is no pose to hold: then nothing must be sent.
@@ -120,12 +139,22 @@ class Guard(BaseGuard):
         qpos, qvel = self._where(now)
         time = max(HOLD_TIME, float((np.abs(qvel) / self.limits.qacc).max()))
         rest = np.clip(qpos + 0.5 * qvel * time, self.limits.lower, self.limits.upper)
-        if self._held is not None and self.state in (State.HOLDING, State.STOPPED) and (np.abs(self._held.qpos[0] - rest) <= HELD_BAND).all():
-            rest = self._held.qpos[0]
+        held = self._held if self.state in (State.HOLDING, State.STOPPED) and (np.abs(qvel) <= self.rest_speed).all() else None
+        if held is not None and (np.abs(held.qpos[0] - rest) <= HELD_BAND).all():
+            rest = held.qpos[0]
         time = gentle_time(self.limits, qpos, qvel, rest, time)
-        self._held = Command(stamp, np.array([time]), rest[None], np.zeros_like(rest)[None])
+        self._held = Command(stamp, np.array([time]), rest[None], np.zeros_like(rest)[None], self._fingers(now))
+        self._said = self._held, now
         self._rest(State.STOPPED if self.state is State.STOPPED else State.HOLDING)
         return self._held
+
+    def _fingers(self, now: float) -> Array | None:
+        """(1, G) N with which they push by now; None where nobody has said anything."""
+        command, began = self._said or (None, now)
+        if command is None or command.gripper is None:
+            return None
+        s = min(int(np.searchsorted(command.time, now - began)), len(command.time) - 1)
+        return command.gripper[s : s + 1]
 
     def _where(self, now: float) -> tuple[Array, Array]:
         """Pose and velocity to brake from: as measured, or where what is carried out should be by now."""
@@ -134,34 +163,52 @@ class Guard(BaseGuard):
         except Rejected:
             if self._active is None or self._start is None:
                 raise
-            if len(self._active.time) == 1:
-                return self._active.qpos[-1], np.zeros_like(self._active.qpos[-1])
+            if len(self._active.time) == 1 and self._pace is not None:
+                return self._pace.qpos, self._pace.speed
             qpos, qvel = sample(self._active, self._start[0], np.array([now - self._start[1]]))
             return qpos[0], qvel[0]
         return measured.qpos, measured.qvel
 
-    def _check(self, command: Command, now: float) -> Measured:
+    def _check(self, command: Command, now: float) -> tuple[Command, Measured]:
         self._check_order(command)
         measured = self.fresh(now)
         self._check_effort(now)
         self._check_age(command, measured, self.command_timeout if len(command.time) == 1 else self.plan_timeout)
         check_form(self.limits, command)
+        self._check_reach(command, measured)
+        if len(command.time) == 1:
+            # a stream whose clock was set begins anew
+            tracking = self.state is State.TRACKING and self._active is not None and self._since <= self._active.stamp < command.stamp
+            check_set_point(self.limits, command, measured.qpos, self._active if tracking else None)
+            pace = self._pace if tracking and self._pace is not None else Pace.at(measured.qpos, measured.qvel, command)
+            if not tracking:  # a stream that begins where the robot is, begins with it
+                self._judged, self._ahead = pace.stamp, 0.0
+            possible, self._pace = reachable(self.limits, command, pace, self._step(step_of(command, pace), measured))
+            if possible is not command:
+                self._check_reach(possible, measured)
+            command = possible
+        else:
+            if not (np.abs(measured.qvel) <= self.rest_speed).all():
+                j = int(np.abs(measured.qvel).argmax())
+                raise Rejected("moving", f"{self.limits.joint_names[j]} moves at {measured.qvel[j]:.3f} {self.limits.unit(j)}/s, a trajectory begins at rest")
+            check_trajectory(self.limits, command, self._begins(measured))
+        if self.workspace is not None:
+            self.workspace.check(command, measured.qpos)
+        return command, measured
+
+    def _begins(self, measured: Measured) -> Array:
+        """(J,) where a trajectory begins: for a controller, where the one before ended, as long as the robot is held there."""
+        if self._said is not None and (np.abs(self._said[0].qpos[-1] - measured.qpos) <= SAG).all():
+            return self._said[0].qpos[-1]
+        return measured.qpos
+
+    def _check_reach(self, command: Command, measured: Measured) -> None:
         far = np.abs(command.qpos[0] - measured.qpos)
         if not (far <= self.reach).all():
             j = int(far.argmax())
             unit = self.limits.unit(j)
             text = f"{self.limits.joint_names[j]} is {far[j]:.3f} {unit} from where the command begins, allowed are {self.reach:.3f} {unit}"
             raise Rejected("far_from_pose", text)
-        if len(command.time) == 1:
-            check_set_point(self.limits, command, measured.qpos, self._active if self.state is State.TRACKING else None)
-        else:
-            if not (np.abs(measured.qvel) <= self.rest_speed).all():
-                j = int(np.abs(measured.qvel).argmax())
-                raise Rejected("moving", f"{self.limits.joint_names[j]} moves at {measured.qvel[j]:.3f} {self.limits.unit(j)}/s, a trajectory begins at rest")
-            check_trajectory(self.limits, command, measured.qpos)
-        if self.workspace is not None:
-            self.workspace.check(command, measured.qpos)
-        return measured
 
     def _check_effort(self, now: float) -> None:
         if self._overload is not None and now - self._overload > OVERLOAD_TIME:

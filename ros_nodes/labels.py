@@ -5,6 +5,8 @@ A message is anything with `layout.dim[0].label` and `data`: ROS's own Float64Mu
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -75,14 +77,21 @@ def event_values(event: Event) -> list[float]:
     return [*event[:-1], *divmod(event.stamp, SECOND)]
 
 
-def used_values(event: Event, needs: Sequence[str], seen: Readings, executed: Tensor, circumstances: Mapping[str, float]) -> tuple[list[str], list[float]]:
+def used_values(
+    event: Event, needs: Sequence[str], seen: Readings, executed: Tensor, circumstances: Mapping[str, float]
+) -> tuple[tuple[str, ...], list[float]]:
     """Labels and numbers of what was used to answer an event; every bit survives."""
-    labels, values = ["epoch", "sequence"], [float(event.epoch), float(event.sequence)]
-    kept = {name: value for name, value in seen.items() if name in needs or name in ("qpos", "qvel")}
-    for name, value in {**kept, _EXECUTED: executed}.items():
-        labels += [f"{name}/{i}" for i in range(len(value))]
-        values += value.tolist()
-    return [*labels, *(f"{_CIRCUMSTANCE}{name}/0" for name in circumstances)], [*values, *circumstances.values()]
+    parts = {name: value.tolist() for name, value in seen.items() if name in needs or name in ("qpos", "qvel")}
+    parts[_EXECUTED] = executed.tolist()
+    labels = _used_labels(tuple((name, len(part)) for name, part in parts.items()), tuple(circumstances))
+    return labels, [float(event.epoch), float(event.sequence), *itertools.chain.from_iterable(parts.values()), *circumstances.values()]
+
+
+@functools.lru_cache(maxsize=16)  # the same ones at every decision
+def _used_labels(parts: tuple[tuple[str, int], ...], circumstances: tuple[str, ...]) -> tuple[str, ...]:
+    """Of parts, name and size of each, and of circumstances."""
+    numbered = (f"{name}/{i}" for name, count in parts for i in range(count))
+    return ("epoch", "sequence", *numbered, *(f"{_CIRCUMSTANCE}{name}/0" for name in circumstances))
 
 
 def to_used(message: Any) -> Used:

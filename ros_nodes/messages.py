@@ -5,6 +5,8 @@ torch is imported only where readings are made: the safety node has none.
 
 from __future__ import annotations
 
+import functools
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from nav_msgs.msg import Odometry, Path
+from numpy.typing import NDArray
 from sensor_msgs.msg import Imu, JointState, LaserScan
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMsg
@@ -21,7 +24,7 @@ from metarl.robots.spec import JointTrajectory, Twist
 from metarl.ros_nodes.events import Event
 from metarl.ros_nodes.labels import EVENT, SECOND, event_values, labelled, to_event, to_used, used_values
 from metarl.ros_nodes.limits import Array, Command
-from metarl.ros_nodes.rejection import Rejected, check_names
+from metarl.ros_nodes.rejection import Rejected, all_finite, check_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,9 +54,11 @@ def to_stamp(time: Time | Duration) -> int:
 # ---- joint states -----------------------------------------------------------------------------------------------------------
 
 
-def joint_state(joint_names: Sequence[str], qpos: Array, qvel: Array, stamp: int) -> JointState:
-    """Positions and velocities (J,) of the named joints."""
+def joint_state(joint_names: Sequence[str], qpos: Array, qvel: Array, stamp: int, effort: Array | None = None) -> JointState:
+    """Positions and velocities (J,) of the named joints, and efforts, where they are known."""
     message = JointState(name=list(joint_names), position=[float(x) for x in qpos], velocity=[float(x) for x in qvel])
+    if effort is not None:
+        message.effort = [float(x) for x in effort]
     message.header.stamp = to_time(stamp)
     return message
 
@@ -64,17 +69,24 @@ def joint_arrays(message: JointState, joint_names: Sequence[str]) -> tuple[Array
     Raises:
         Rejected: missing_joint, wrong_shape or not_finite.
     """
-    order = _order(message.name, joint_names)
+    order = _order(tuple(message.name), tuple(joint_names))
     columns = []
     for kind, values in (("positions", message.position), ("velocities", message.velocity)):
         if len(values) != len(message.name):
             raise Rejected("wrong_shape", f"joint state with {len(message.name)} names and {len(values)} {kind}")
         column = np.array(values, dtype=np.float64)[order]
-        if not np.isfinite(column).all():
+        if not all_finite(column):
             joint = joint_names[int(np.flatnonzero(~np.isfinite(column))[0])]
             raise Rejected("not_finite", f"joint state with {kind} that are not finite, first of {joint}")
         columns.append(column)
     return columns[0], columns[1]
+
+
+def joint_efforts(message: JointState, joint_names: Sequence[str]) -> Array | None:
+    """(J,) N·m, of a message that `joint_arrays` has let through; None where they are not measured."""
+    if len(message.effort) != len(message.name):
+        return None
+    return np.array(message.effort, dtype=np.float64)[_order(tuple(message.name), tuple(joint_names))]
 
 
 def joint_readings(message: JointState, joint_names: Sequence[str]) -> Readings:
@@ -165,7 +177,7 @@ def odometry_arrays(message: Odometry) -> tuple[Array, Array]:
     turn = message.pose.pose.orientation
     pose = np.array([*_numbers(message.pose.pose.position), turn.w, turn.x, turn.y, turn.z])
     twist = np.array([*_numbers(message.twist.twist.linear), *_numbers(message.twist.twist.angular)])
-    if not (np.isfinite(pose).all() and np.isfinite(twist).all()):
+    if not (all_finite(pose) and all_finite(twist)):
         raise Rejected("not_finite", f"odometry with pose {pose.tolist()} and twist {twist.tolist()}")
     if not 0.9 < np.linalg.norm(pose[3:]) < 1.1:
         raise Rejected("wrong_shape", f"odometry whose quaternion has the length {np.linalg.norm(pose[3:]):.3f}")
@@ -256,40 +268,56 @@ def scan_readings(message: LaserScan, name: str, lidar: Lidar) -> Readings:
 def planned_command(trajectory: JointTrajectory, stamp: int) -> Command:
     """A planned motion (S, J) as the command that answers the event of `stamp`."""
     time = trajectory.dt * np.arange(1, len(trajectory.qpos) + 1, dtype=np.float64)
-    return Command(stamp, time, trajectory.qpos.double().numpy(), trajectory.qvel.double().numpy())
+    gripper = None if trajectory.gripper is None else trajectory.gripper.double().numpy()
+    return Command(stamp, time, trajectory.qpos.double().numpy(), trajectory.qvel.double().numpy(), gripper)
 
 
-def command_message(command: Command, joint_names: Sequence[str]) -> JointTrajectoryMsg:
-    """The command with its stamp; a stamp of 0 tells a controller to begin at once."""
-    message = JointTrajectoryMsg(joint_names=list(joint_names))
+def command_message(command: Command, joint_names: Sequence[str], fingers: Sequence[str] = (), width: tuple[float, float] = (0.0, 0.0)) -> JointTrajectoryMsg:
+    """The command with its stamp; a stamp of 0 tells a controller to begin at once.
+
+    Where it drives the gripper, the joints of that, `fingers`, come last: their effort, and as position the end of `width` (m) that it drives them to, which
+    is what a gripper's own driver wants to know (control_msgs/GripperCommand).
+    """
+    driven = () if command.gripper is None else fingers
+    message = JointTrajectoryMsg(joint_names=[*joint_names, *driven])
     message.header.stamp = to_time(command.stamp)
     for time, qpos, qvel in zip(command.time, command.qpos, command.qvel, strict=True):
         ns = round(float(time) * SECOND)
         when = Duration(sec=ns // SECOND, nanosec=ns % SECOND)
         message.points.append(JointTrajectoryPoint(positions=qpos.tolist(), velocities=qvel.tolist(), time_from_start=when))
+    if command.gripper is not None:
+        for point, effort in zip(message.points, command.gripper, strict=True):
+            point.effort = [0.0] * len(joint_names) + effort.tolist()
+            point.positions.extend(np.where(effort > 0.0, width[1], width[0]).tolist())
+            point.velocities.extend([0.0] * len(effort))
     return message
 
 
-def command_arrays(message: JointTrajectoryMsg, joint_names: Sequence[str]) -> Command:
+def command_arrays(message: JointTrajectoryMsg, joint_names: Sequence[str], fingers: Sequence[str] = ()) -> Command:
     """The command with its columns in the order of `joint_names`; whether it may be carried out is the safety node's question.
+
+    `fingers` are joints of a gripper, which it may drive as well, all or none.
 
     Raises:
         Rejected: missing_joint, unknown_joint or wrong_shape.
     """
-    order = _order(message.joint_names, joint_names)
+    driven = not set(fingers).isdisjoint(message.joint_names)
+    names = [*joint_names, *fingers] if driven else list(joint_names)
+    order = _order(tuple(message.joint_names), tuple(names))
     if len(order) != len(message.joint_names):
-        foreign = sorted(set(message.joint_names) - set(joint_names)) or "one twice"
+        foreign = sorted(set(message.joint_names) - set(names)) or "one twice"
         raise Rejected("unknown_joint", f"command for {', '.join(message.joint_names)}: {foreign} is not of this robot")
     if not message.points:
         raise Rejected("wrong_shape", "command without points")
-    for s, point in enumerate(message.points):
-        for kind, values in (("positions", point.positions), ("velocities", point.velocities)):
-            if len(values) != len(joint_names):
-                raise Rejected("wrong_shape", f"point {s} has {len(values)} {kind}, expected {len(joint_names)}")
-    qpos = np.array([p.positions for p in message.points], dtype=np.float64)[:, order]
-    qvel = np.array([p.velocities for p in message.points], dtype=np.float64)[:, order]
+    columns = []
+    for kind in ("positions", "velocities", "effort")[: 3 if driven else 2]:
+        for s, point in enumerate(message.points):
+            if len(getattr(point, kind)) != len(names):
+                raise Rejected("wrong_shape", f"point {s} has {len(getattr(point, kind))} {kind}, expected {len(names)}")
+        columns.append(np.array([getattr(p, kind) for p in message.points], dtype=np.float64)[:, order])
     time = np.array([to_stamp(p.time_from_start) / SECOND for p in message.points])
-    return Command(to_stamp(message.header.stamp), time, qpos, qvel)
+    count = len(joint_names)
+    return Command(to_stamp(message.header.stamp), time, columns[0][:, :count], columns[1][:, :count], columns[2][:, count:] if driven else None)
 
 
 def to_trajectory(command: Command) -> JointTrajectory:
@@ -301,7 +329,8 @@ def to_trajectory(command: Command) -> JointTrajectory:
     dt = float(command.time[0])
     if not np.allclose(command.time, dt * np.arange(1, len(command.time) + 1), rtol=0, atol=1e-6):
         raise Rejected("bad_time", f"points must lie {dt} s apart, found times {command.time.tolist()}")
-    return JointTrajectory(_tensor(command.qpos[None]), _tensor(command.qvel[None]), dt)
+    gripper = None if command.gripper is None else _tensor(command.gripper[None])
+    return JointTrajectory(_tensor(command.qpos[None]), _tensor(command.qvel[None]), dt, gripper)
 
 
 def twist_command(values: Twist, stamp: int) -> TwistStamped:
@@ -324,7 +353,7 @@ def twist_numbers(message: TwistStamped) -> Twist:
 
 def numbers(labels: Sequence[str], values: Sequence[float]) -> Float64MultiArray:
     """Numbers with a label that names them."""
-    message = Float64MultiArray(data=[float(v) for v in values])
+    message = Float64MultiArray(data=array("d", values))
     message.layout.dim = [MultiArrayDimension(label=",".join(labels), size=len(values), stride=len(values))]
     return message
 
@@ -345,12 +374,20 @@ def stamped(name: str, value: Tensor, stamp: int) -> Float64MultiArray:
 
 
 def stamp_of(message: Any) -> int:
-    """ns, of a message with a header or of one that `stamped` made."""
-    if not isinstance(message, Float64MultiArray):
-        return to_stamp(message.header.stamp)
-    if len(message.data) < 2 or not np.isfinite(message.data[:2]).all():
-        raise Rejected("wrong_labels", f"{len(message.data)} numbers without a stamp in front")
-    return int(message.data[0]) * SECOND + int(message.data[1])
+    """ns, of what was measured: a message with a header, or one that `stamped` made.
+
+    Raises:
+        Rejected: wrong_labels, or no_stamp where it is 0, as all are of a driver that waits for a /clock which nobody publishes.
+    """
+    if isinstance(message, Float64MultiArray):
+        if len(message.data) < 2 or not np.isfinite(message.data[:2]).all():
+            raise Rejected("wrong_labels", f"{len(message.data)} numbers without a stamp in front")
+        stamp = int(message.data[0]) * SECOND + int(message.data[1])
+    else:
+        stamp = to_stamp(message.header.stamp)
+    if stamp == 0:
+        raise Rejected("no_stamp", "its stamp is 0: has whoever sends it a clock? With use_sim_time somebody must publish /clock")
+    return stamp
 
 
 def stamped_readings(message: Float64MultiArray, name: str, size: int) -> Readings:
@@ -369,9 +406,10 @@ def _stamped_labels(name: str, size: int) -> list[str]:
 # ---- common -----------------------------------------------------------------------------------------------------------------
 
 
-def _order(found: Sequence[str], expected: Sequence[str]) -> list[int]:
+@functools.lru_cache(maxsize=64)  # whoever speaks names the joints in the same order again and again
+def _order(found: tuple[str, ...], expected: tuple[str, ...]) -> NDArray[np.intp]:
     check_names("joint", found, expected)
-    return [list(found).index(name) for name in expected]
+    return np.array([found.index(name) for name in expected], dtype=np.intp)
 
 
 def _check_frame(found: str, body: str, expected: str) -> None:
@@ -402,7 +440,7 @@ def _matrix(wxyz: Array) -> Array:
 
 def _finite(readings: Readings) -> Readings:
     for name, value in readings.items():
-        if not bool(value.isfinite().all()):
+        if not all_finite(value):
             raise Rejected("not_finite", f"reading {name} is {value.tolist()}")
     return readings
 

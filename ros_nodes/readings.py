@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl import tasks
 from metarl.robots.kinematics import jacobian, tool_pose
 from metarl.robots.spec import RobotSpec, ServoSpec, VehicleSpec
-from metarl.ros_nodes.rejection import Rejected, check_names
+from metarl.ros_nodes.rejection import Rejected, all_finite, check_names
 from metarl.tasks.task import Readings, Task
 
 OWN = ("last_action", "command_qpos", "command_ctrl")  # kept by the control loop, never measured
@@ -34,6 +34,7 @@ class _Probe(Readings):
         return self[name]
 
 
+@functools.lru_cache(maxsize=256)
 def size(task: Task, name: str) -> int:
     """Length of a reading.
 
@@ -49,10 +50,12 @@ def size(task: Task, name: str) -> int:
         return 3
     if name == "command_ctrl" and isinstance(robot, VehicleSpec):
         return int(robot.ctrl_of(torch.tensor([robot.rest])).shape[-1])
+    if name in task.sensed:
+        return task.sensed[name]
     part = name if isinstance(robot, VehicleSpec) and not robot.prefix else name.rpartition("_")[2]
     if part in _BODY_PARTS and (name != part or isinstance(robot, VehicleSpec)):
         return _BODY_PARTS[part]
-    others = dict(task.observed) | _told(task.name) | dict(task.sensed)  # a part of the observation may have the name of a reading that it is made of
+    others = dict(task.observed) | _told(task.name)  # a part of the observation may have the name of a reading that it is made of
     body, _, part = name.rpartition("_")
     if body and part in _BODY_PARTS:
         return _BODY_PARTS[part]
@@ -101,19 +104,20 @@ def error(task: Task, readings: Readings) -> float:
     return float(task.error(readings).reshape(-1)[0]) if task.has_error else float("nan")
 
 
-def bodies(names: tuple[str, ...], own: tuple[str, ...] = ()) -> dict[str, tuple[str, ...]]:
-    """Body -> parts of it, e.g. {"object": ("pos", "linvel")}, for readings that a camera or a tracking system must give; `own` are the robot's."""
+def bodies(task: Task, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Body -> parts of it, e.g. {"object": ("pos", "linvel")}, for readings that a camera or a tracking system must give."""
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
         body, _, part = name.rpartition("_")
-        if part in _BODY_PARTS and name not in (*FROM_JOINTS, *OWN, *own):
+        if part in _BODY_PARTS and name not in (*FROM_JOINTS, *OWN, *own_state(task.robot), *task.sensed):
             found[body] = (*found.get(body, ()), part)
     return found
 
 
-def others(names: tuple[str, ...], own: tuple[str, ...] = ()) -> tuple[str, ...]:
+def others(task: Task, names: tuple[str, ...]) -> tuple[str, ...]:
     """Readings that neither the robot's state nor a body's pose and twist bring."""
-    return tuple(n for n in names if n.rpartition("_")[2] not in _BODY_PARTS and n not in (*FROM_JOINTS, *OWN, *own))
+    told = (*FROM_JOINTS, *OWN, *own_state(task.robot))
+    return tuple(n for n in names if n not in told and (n in task.sensed or n.rpartition("_")[2] not in _BODY_PARTS))
 
 
 def check(task: Task, measured: Readings) -> None:
@@ -125,8 +129,21 @@ def check(task: Task, measured: Readings) -> None:
     for name, value in measured.items():
         if tuple(value.shape) != (size(task, name),):
             raise Rejected("wrong_shape", f"reading {name} has shape {tuple(value.shape)}, expected ({size(task, name)},)")
-        if not bool(value.isfinite().all()):
+        if not all_finite(value):
             raise Rejected("not_finite", f"reading {name} is {value.tolist()}")
+
+
+def check_goal(task: Task, goal: Tensor) -> None:
+    """Refuse a goal (3,) m, `target_pos` of an episode, that the task does not have.
+
+    Raises:
+        Rejected: no_goal, where nobody may set it, or goal_range.
+    """
+    if task.goal_box is None:
+        raise Rejected("no_goal", f"{task.name} sets the goal of its episodes itself")
+    for axis, value, low, high in zip("xyz", goal.tolist(), *task.goal_box, strict=True):
+        if not low - 1e-6 <= value <= high + 1e-6:  # NaN, too
+            raise Rejected("goal_range", f"{axis} of the goal is {value:.3f} m, {task.name} allows {low} to {high} m")
 
 
 def complete(task: Task, names: tuple[str, ...], measured: Readings) -> Readings:

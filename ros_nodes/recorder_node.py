@@ -39,7 +39,7 @@ class RecorderNode:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._bag, self._about = node.declare_parameter("bag", "").value, runtime.parameter(node, "about", "{}")
-        self._min_free = round(runtime.parameter(node, "min_free", 200.0) * MEGABYTE)
+        self._min_free = round(runtime.number(node, "min_free", 200.0, high=1e15) * MEGABYTE)
         begin = runtime.parameter(node, "start", False)
         json.loads(self._about)
         self.recording: Recording | None = None

@@ -29,6 +29,7 @@ class Referee:
         self.episodes = episodes or task.episodes_per_trial
         self.needs = readings.needed_to_judge(task)
         self.event: Event | None = None  # the latest
+        self._from = 0  # ns, since when the open decision has lasted
 
     @property
     def trial_ended(self) -> bool:
@@ -52,8 +53,12 @@ class Referee:
         self._before = {**ready, "last_action": torch.zeros(1, self.task.spec.action_size), **({"command_qpos": ready["qpos"]} if "qpos" in ready else {})}
         error = readings.error(self.task, self._before)
         sequence, episode = (0, 0) if last is None else (last.sequence + 1, last.episode + 1)
-        self.event = Event(self.epoch, sequence, episode, 0, 0.0, False, False, error, stamp)
+        self.event, self._from = Event(self.epoch, sequence, episode, 0, 0.0, False, False, error, stamp), stamp
         return self.event
+
+    def count_anew(self, stamp: int) -> None:
+        """The robot's clock was set, and says `stamp` (ns) now: for how long a decision has lasted nobody knows, so its whole time is waited for from here."""
+        self._from = stamp
 
     def over(self, measured: Readings, stamp: int, motion: float) -> bool:
         """Whether the decision that answers the latest event has had its effect.
@@ -68,7 +73,7 @@ class Referee:
         """
         assert self.event is not None, "begin_episode must come first"
         whole = self.task.decision_dt if self.task.rests else motion  # where a decision is more than its motion, the rest is waited for
-        passed = (stamp - self.event.stamp) * 1e-9 - whole
+        passed = (stamp - self._from) * 1e-9 - whole
         if passed <= -1e-6 or passed >= self.task.settle_time:
             return passed > -1e-6
         return bool(self.task.at_rest(readings.complete(self.task, self.needs, measured)))
@@ -99,5 +104,5 @@ class Referee:
         terminated = bool(self.task.terminated(after))
         truncated = not terminated and last.step + 1 >= self.task.horizon
         error = readings.error(self.task, after)
-        self.event = Event(self.epoch, last.sequence + 1, last.episode, last.step + 1, reward, terminated, truncated, error, stamp)
+        self.event, self._from = Event(self.epoch, last.sequence + 1, last.episode, last.step + 1, reward, terminated, truncated, error, stamp), stamp
         return self.event

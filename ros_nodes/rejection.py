@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 
 class Rejected(ValueError):
@@ -32,3 +38,8 @@ def check_names(kind: str, found: Iterable[str], expected: Iterable[str]) -> Non
     missing = [name for name in expected if name not in found]
     if missing:
         raise Rejected(f"missing_{kind}", f"{', '.join(missing)} not among {', '.join(found) or 'nothing'}")
+
+
+def all_finite(value: np.ndarray[Any, Any] | Tensor) -> bool:
+    """Whether no number is NaN or infinite: for as few as a robot's readings or commands hold, several times as quick as numpy or torch."""
+    return all(map(math.isfinite, value.ravel().tolist()))

@@ -22,6 +22,7 @@ from metarl.ros_nodes.rejection import Rejected
 _EVENTS, _USED, _ACTION, _ADAPTATION = "/task/events", "/adapter/used", "/adapter/action", "/adapter/adaptation"
 _BOUNDS = ("trust_radius", "collapse", "interventions", "budget")
 _MODES = tuple(Mode)
+_EXCLUDED = ("", "stale_state", "intervention", "clock_set_ahead")  # why the adapter node has a decision left out; their places here are what bags hold
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def decisions(loop: ControlLoop, bag: Bag) -> Iterator[tuple[Event, Decision | N
     """Every event of the bag with what the loop decides on it, None at the end of an episode.
 
     Raises:
-        ValueError: an answer of the adapter is missing.
+        ValueError: an answer of the adapter is missing, or the bag is too old to say why a decision was left out.
     """
     for event in bag.events:
         if event.sequence == 0:
@@ -185,13 +186,13 @@ def decisions(loop: ControlLoop, bag: Bag) -> Iterator[tuple[Event, Decision | N
 
 
 def circumstances(loop: ControlLoop, excluded: str) -> dict[str, float]:
-    """What a decision depends on besides events and readings: settings that anybody may change, what was asked for by hand, and stale state."""
+    """What a decision depends on besides events and readings: settings that anybody may change, what was asked for by hand, and why it is left out."""
     safe = loop.adapter
     assert isinstance(safe, SafeAdapter)
     bounds = {name: float(getattr(safe.bounds, name)) for name in _BOUNDS}
     hand = {"off": float(bool(safe.off)), "disabled": float(not safe.enabled), "by_hand": float(safe.counts["by_hand"])}
     return {
-        "stale": float(bool(excluded)),
+        "excluded": float(_EXCLUDED.index(excluded)),
         "mode": float(_MODES.index(safe.bounds.mode)),
         **bounds,
         "max_step": loop.max_step,
@@ -216,7 +217,9 @@ def _restore(loop: ControlLoop, was: Mapping[str, float], learned: float) -> str
         safe.enable(True)
     safe.bounds.mode, safe.enabled = _MODES[int(was["mode"])], not was.get("disabled", 0.0)
     loop.max_step, loop.ramp = was["max_step"], int(was["ramp"])
-    return "stale_state" if was["stale"] else ""
+    if was.get("stale", 0.0):
+        raise ValueError("the bag tells that a decision was left out, but not whether for stale state or an intervention: it was recorded before that was kept")
+    return _EXCLUDED[int(was.get("excluded", 0.0))]
 
 
 def replay(loop: ControlLoop, bag: Bag) -> Replayed:

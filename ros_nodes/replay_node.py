@@ -6,7 +6,6 @@ Publishes the bag's topics, unless the rate is 0, and `~/status`. Parameters: ba
 from __future__ import annotations
 
 import importlib
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from metarl.ros_nodes import runtime
 from metarl.ros_nodes.replay import loop_of, read, replay
 
 AHEAD = 0.01  # s between two looks at what is due
+FASTEST = 1e6  # times as fast as it was
 
 
 class ReplayNode:
@@ -27,9 +27,7 @@ class ReplayNode:
     def __init__(self, node: Node) -> None:
         torch.set_num_threads(1)
         self.node, self.finished = node, False
-        self._folder, self._rate = Path(runtime.parameter(node, "bag", "")), runtime.parameter(node, "rate", 0.0)
-        if not 0.0 <= self._rate < math.inf:
-            raise ValueError(f"the parameter rate is {self._rate}, expected 0 or more")
+        self._folder, self._rate = Path(runtime.parameter(node, "bag", "")), runtime.number(node, "rate", 0.0, high=FASTEST)
         policy = node.declare_parameter("policy", "").value
         self.status = runtime.Status(node)
         bag = read(self._folder)

@@ -1,7 +1,7 @@
 """What all nodes share: qualities of service, status, heartbeat, settings, and a main function that ends cleanly.
 
-One EventsExecutor each, in a loop of `spin_once`: of rclpy's executors it neither loses messages nor spins idly, and takes half of the time that a
-SingleThreadedExecutor takes from message to callback, which builds a set of all that may happen before each one thing that does.
+One EventsExecutor each: of rclpy's executors it neither loses messages nor spins idly, and takes half of the time that a SingleThreadedExecutor takes
+from message to callback, which builds a set of all that may happen before each one thing that does. It is left to itself for LOOK_PERIOD at a time.
 Timers and watchdogs run on the steady clock, which nothing can set or stop.
 """
 
@@ -23,6 +23,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -30,7 +31,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from std_msgs.msg import Header
 
-from metarl.ros_nodes import PARENT_VARIABLE
+from metarl.ros_nodes import PARENT_VARIABLE, transport
 from metarl.ros_nodes.supervision import BUSY
 
 COMMAND = QoSProfile(depth=10)  # reliable and volatile: a command is never repeated to somebody who comes later
@@ -39,7 +40,11 @@ STREAM_IN = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # on
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ANSWERS = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HISTORY = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # whoever comes later gets all of it, in order
+# a subscriber hears whoever offers as much as it demands: together these hear everybody, and reliably where that is offered
+EVERYBODY = (LATCHED, COMMAND, STREAM_IN)
 HEARTBEAT_PERIOD = 0.25  # s
+LOOK_PERIOD = 0.05  # s between two looks at whether the node is to end; to look after each callback costs a twentieth of all that a node does
+YOUNG = 10_000  # objects that may be made before the garbage collector looks at them; a decision makes hundreds, all of which go without it
 
 
 class RunningNode(Protocol):
@@ -47,7 +52,7 @@ class RunningNode(Protocol):
 
     Attributes:
         node: rclpy's.
-        finished: set when its work is done; the process then ends.
+        finished: set when its work is done; the process then ends, a little later.
     """
 
     node: Node
@@ -167,6 +172,18 @@ def parameter(node: Node, name: str, default: Any) -> Any:
     return value
 
 
+def number(node: Node, name: str, default: float, low: float = 0.0, high: float = math.inf) -> Any:
+    """Declare a parameter that is a number, and read it.
+
+    Raises:
+        ValueError: it is less than `low`, more than `high`, or NaN.
+    """
+    value = node.declare_parameter(name, default).value
+    if wrong := Setting(name, default, low, high).wrong(value):
+        raise ValueError(f"the parameter {wrong}")
+    return value
+
+
 class Setting(NamedTuple):
     """A parameter that may be changed while the node runs.
 
@@ -191,7 +208,7 @@ class Setting(NamedTuple):
             return f"{self.name} is {value!r}, expected a {type(self.default).__name__}"
         if self.choices and value not in self.choices:
             return f"{self.name} is {value!r}, expected one of {', '.join(self.choices)}"
-        if isinstance(value, float) and not self.low <= value <= self.high:  # NaN, too
+        if isinstance(value, int | float) and not self.low <= value <= self.high:  # NaN, too
             return f"{self.name} is {value}, expected between {self.low} and {self.high}"
         return ""
 
@@ -273,6 +290,7 @@ def run(name: str, make: Callable[[Node], RunningNode], kind: type[Node] = Node)
 def _run(name: str, make: Callable[[Node], RunningNode], kind: type[Node]) -> int:
     parent = os.environ.get(PARENT_VARIABLE)
     signals: list[int] = []
+    os.environ.update(transport.udp_alone(os.environ))  # read when the first participant is made
     try:
         # rclpy's own handlers would close the way to the robot before the last command could be sent
         rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
@@ -285,13 +303,13 @@ def _run(name: str, make: Callable[[Node], RunningNode], kind: type[Node]) -> in
             executor = _executor()
             executor.add_node(node)
             while rclpy.ok() and not signals and not running.finished and (parent is None or os.getppid() == int(parent)):
-                executor.spin_once(timeout_sec=0.1)
+                executor.spin_until_future_complete(Future(), timeout_sec=LOOK_PERIOD)  # which never is
                 if _failures:
                     raise _failures[0]
             close = getattr(running, "close", None)
             if close is not None:
                 close()
-        except (ValueError, TypeError, OSError, RuntimeError) as error:
+        except (ValueError, TypeError, OSError, RuntimeError, ParameterException) as error:
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             return 1
         return 0
@@ -314,6 +332,7 @@ def settle() -> None:
     """What is here by now stays: the garbage collector need not look through it again and again, which takes a tenth of a second where torch is loaded."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG)
 
 
 def steady_now() -> float:

@@ -1,10 +1,12 @@
-"""safety: the last node before the motors. A command passes unchanged, or is refused by name and the robot brakes and holds its pose.
+"""safety: the last node before the motors. A command passes, or is refused by name and the robot brakes and holds its pose.
 
+It passes unchanged, but for set-points of a fast control loop and a vehicle's commands: what of them would be too sudden is cut (counted as `cut`).
 It also stops a robot whose fast control loop or whose joint states fall silent, by the steady clock. After an emergency stop nothing passes until
 somebody resets it by hand.
-Subscribes `command` (JointTrajectory; one without points asks for a stop), the robot's joint states, `estop` (Bool, latched). Publishes to the robot's
-trajectory controller; `~/executed`, what was sent with the stamp of the command that it answers; `~/status`, `~/heartbeat`. Services: `~/estop`
-(SetBool), `~/reset` (Trigger). Parameters: robot; SETTINGS below; workspace_lower, workspace_upper (m, corners of the box for the tool).
+Subscribes `command` (JointTrajectory; one without points asks for a stop), the robot's joint states, `estop` (Bool, best latched). Publishes to the robot's
+trajectory controller; `~/executed`, what was sent with the stamp of the command that it answers, again where that command is repeated; `~/status`,
+`~/heartbeat`. Services: `~/estop` (SetBool), `~/reset` (Trigger). Parameters: robot; SETTINGS below; workspace_lower, workspace_upper (m, corners of the
+box for the tool).
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ SETTINGS = (
     Setting("command_timeout", Guard.command_timeout, 0.01, 60.0, grows=False),
     Setting("plan_timeout", Guard.plan_timeout, 0.1, 600.0, grows=False),
     Setting("may_jump", Guard.may_jump),
+    Setting("clock_may_leap", Guard.clock_may_leap),
     Setting("slew", VehicleGuard.slew, 0.01, 1.0),
 )
 
@@ -62,12 +65,14 @@ class SafetyNode:
         self._waiting: tuple[Command, float] | None = None  # a command, and when it came, until a joint state as new as its plan is here
         self._estop_pressed = False  # on the topic
         self._unanswered: int | None = None  # ns, stamp of a command that nothing could be sent for: whoever gave it waits for what becomes of it
+        self._told: Any = None  # message: what has become of the command that was accepted last
         self._watched = runtime.steady_now()
         self._controller = node.create_publisher(self.wire.command_kind, self.wire.command_topic, runtime.COMMAND)
         self._executed = node.create_publisher(self.wire.command_kind, "~/executed", runtime.ANSWERS)
         self._commands = node.create_subscription(self.wire.command_kind, "command", runtime.with_info(self._on_command), runtime.COMMAND)
         node.create_subscription(self.wire.state_kind, self.wire.state_topic, self._on_state, runtime.STREAM_IN)
-        node.create_subscription(Bool, "estop", self._on_estop, runtime.LATCHED)
+        for demands in runtime.EVERYBODY:
+            node.create_subscription(Bool, "estop", self._on_estop, demands)
         node.create_service(SetBool, "~/estop", self._on_estop_asked)
         node.create_service(Trigger, "~/reset", self._on_reset)
         runtime.steady_timer(node, WATCH_PERIOD, self._watch)
@@ -75,7 +80,7 @@ class SafetyNode:
 
     def _fixed(self, name: str) -> str:
         """Why a parameter cannot change now, or ""."""
-        live = name != "may_jump" and name in {setting.name for setting in self._settings}
+        live = name not in ("may_jump", "clock_may_leap") and name in {setting.name for setting in self._settings}
         return "" if live else f"{name} is fixed once the node runs"
 
     def close(self) -> None:
@@ -93,7 +98,7 @@ class SafetyNode:
     def _on_state(self, message: Any) -> None:
         try:
             pose, speed = self.wire.state(message)
-            self.guard.measure(messages.to_stamp(message.header.stamp), pose, speed, runtime.steady_now(), self.wire.effort(message))
+            self.guard.measure(messages.stamp_of(message), pose, speed, runtime.steady_now(), self.wire.effort(message))
         except Rejected as rejected:
             self.status.refused(rejected.reason, f"{self.wire.state_name}: {rejected}")
             if rejected.reason != "jump":
@@ -140,8 +145,8 @@ class SafetyNode:
         self._decide()
 
     def _on_estop(self, message: Bool) -> None:
-        self._estop_pressed = message.data
-        if message.data:
+        pressed, self._estop_pressed = message.data and not self._estop_pressed, message.data
+        if pressed:
             self._emergency(Rejected("estop", "the emergency stop was pressed"))
 
     def _on_estop_asked(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -180,8 +185,8 @@ class SafetyNode:
             self._tell_state(reaction_ms=f"{1000 * (stop.waited + passed):.1f}", late_ms=f"{1000 * late:.1f}")
             self.status.refused(stop.cause.reason, f"stopped: {stop.cause}" + ("" if stop.command is not None else "; nothing was sent"))
         following = self.guard.follow(now)
-        if following is not None:
-            self._send(following)
+        if following is not None:  # it answers no command: who listens for answers would lose them among these
+            self._controller.publish(self.wire.now(following))
         self._decide()
 
     def _look_around(self) -> None:
@@ -239,12 +244,18 @@ class SafetyNode:
             except Rejected as unknown_pose:
                 text += f"; nothing was sent, because {unknown_pose}"
                 self._unanswered = stamp
+        if rejected.reason == "duplicate":  # whoever asks again has not heard it, e.g. because it was started since
+            self._executed.publish(self._told)
         self._tell_state()
         self.status.refused(rejected.reason, text)
 
     def _send(self, command: Command) -> None:
-        self._controller.publish(self.wire.now(command))
-        self._executed.publish(self.wire.message(command))
+        message = self.wire.now(command)
+        self._controller.publish(message)
+        message.header.stamp = messages.to_time(command.stamp)
+        self._executed.publish(message)
+        if self.guard.repeats(command.stamp):
+            self._told = message
 
     def _tell_state(self, **values: str) -> None:
         self.status.tell(state=str(self.guard.state), stop_cause=self.guard.stop_cause, **values)

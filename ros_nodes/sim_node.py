@@ -1,10 +1,10 @@
 """sim: a simulated robot in a hidden task, behind the topics of a real one. The only node that knows a simulator.
 
-Subscribes to the robot's controller. Publishes the robot's own state (JointState, or Odometry and Imu); `seen/...`, what its imperfect sensors
-make of the rest; `measured/...`, the truth, for whoever judges; `shown/BODY`, where bodies are while a trajectory is on its way, for films;
-`robot_description`, latched; /clock; /tf, where tf2_msgs is installed. Offers `~/begin_episode` (Trigger), whose message is the stamp in ns from which on
-readings belong to the new episode; `~/reset` (Trigger), which begins it anew whatever has happened; `~/set_pause` (SetBool); `~/step` (Trigger), `steps`
-periods while it is paused.
+Subscribes to the robot's controller, and to `goal` (PoseStamped): where the target of the next episode is. Publishes the robot's own state (JointState, or
+Odometry and Imu); `seen/...`, what its imperfect sensors make of the rest; `measured/...`, the truth, for whoever judges; `shown/BODY`, where bodies are
+while a trajectory is on its way, for films; `robot_description`, latched; /clock; /tf, where tf2_msgs is installed. Offers `~/begin_episode` (Trigger),
+whose message is the stamp in ns from which on readings belong to the new episode; `~/reset` (Trigger), which begins it anew whatever has happened;
+`~/set_pause` (SetBool); `~/step` (Trigger), `steps` periods while it is paused.
 Parameters: task, simulator, split, index, seed; joint_names, command_topic, state_topic; pace; command_timeout (s); steps; and each of the task's own,
 e.g. payload, at any time, inside of its limits: the status says when it holds.
 
@@ -41,6 +41,7 @@ from metarl.ros_nodes.wires import ArmWire, VehicleWire, wired
 from metarl.ros_nodes.world import World
 from metarl.tasks.parameters import Param, TaskBatch
 from metarl.tasks.simulators.urdf import robot_urdf
+from metarl.tasks.task import Readings
 
 PACES = ("lockstep", "realtime")
 OWN_PERIOD, ALL_PERIOD = 0.02, 0.1  # s between repetitions while nothing happens
@@ -58,13 +59,13 @@ class SimNode:
         self.node = node
         torch.set_num_threads(1)
         task = tasks.make(runtime.parameter(node, "task", "arm_slide"))
-        split, index = runtime.parameter(node, "split", "iid"), runtime.parameter(node, "index", 0)
-        simulator, seed = runtime.parameter(node, "simulator", "pybullet"), runtime.parameter(node, "seed", 0)
+        split, index = runtime.parameter(node, "split", "iid"), runtime.number(node, "index", 0)
+        simulator, seed = runtime.parameter(node, "simulator", "pybullet"), runtime.number(node, "seed", 0)
         self.pace = runtime.parameter(node, "pace", "lockstep")
         if self.pace not in PACES:
             raise ValueError(f"pace is {self.pace!r}, expected {' or '.join(PACES)}")
         self.wire, robot = wired(node, task.robot_name), task.robot
-        self.timeout = runtime.parameter(node, "command_timeout", robot.patience)
+        self.timeout = runtime.number(node, "command_timeout", robot.patience)
         node.declare_parameter("steps", 1)
         self.world = World(task, _given(node, task.params, task.sample(1, split, start=index)), simulator, seed, self._on_frame)
         self._stamp = self._since = time.time_ns()  # so that it also grows from one start of this node to the next; _since: of the present readings
@@ -74,11 +75,13 @@ class SimNode:
         self._waiting: Any = None  # a command that came while paused
         self._told: tuple[float, ...] = ()  # a vehicle's last command, and its stamp
         self._answered = 0
+        self._goals: Readings = {}  # that are asked for in the next episode
         self.status = runtime.Status(node)
         self.transforms = Transforms(node)
         self._publish_description()
         self._channels()
         node.create_subscription(self.wire.command_kind, self.wire.command_topic, self._on_command, runtime.COMMAND)
+        node.create_subscription(PoseStamped, "goal", self._on_goal, runtime.COMMAND)
         for name, answer in (("begin_episode", self._on_begin), ("reset", self._on_reset), ("step", self._on_step)):
             node.create_service(Trigger, f"~/{name}", answer)
         node.create_service(SetBool, "~/set_pause", self._on_pause)
@@ -102,7 +105,7 @@ class SimNode:
                     self._says[channel.topic] = channel, source, node.create_publisher(channel.kind, channel.topic, runtime.STREAM)
         self._says = dict(sorted(self._says.items(), key=lambda item: item[0].startswith("seen/")))  # judging comes before deciding
         names = tuple(self.world.engine.read())
-        moving = [body for body, parts in readings.bodies(names, readings.own_state(self.wire.robot)).items() if "pos" in parts]
+        moving = [body for body, parts in readings.bodies(task, names).items() if "pos" in parts]
         self._shown = {body: node.create_publisher(PoseStamped, f"shown/{body}", runtime.STREAM) for body in moving}
         self._clock = node.create_publisher(Clock, "/clock", runtime.STREAM_IN)
         robot = self.wire.robot
@@ -159,7 +162,7 @@ class SimNode:
         if self.pace == "realtime":
             self._steps += 1
             time.sleep(max(0.0, self._began + self._steps * FRAME * 1e-9 - runtime.steady_now()))
-        publisher.publish(channel.say({"qpos": qpos.unsqueeze(0), "qvel": qvel.unsqueeze(0)}, self._stamp))
+        publisher.publish(channel.say(self.world.moving, self._stamp))
         for body, shown in self._shown.items():
             pose = messages.pose(self.world.moving, body, self._stamp, self.wire.frame)
             shown.publish(pose)
@@ -169,8 +172,18 @@ class SimNode:
     # ---- what is asked for ------------------------------------------------------------------------------------------------
 
     def _on_begin(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self.world.begin_episode()
+        goals, self._goals = self._goals, {}
+        self.world.begin_episode(goals)
         return self._begun(response)
+
+    def _on_goal(self, message: PoseStamped) -> None:
+        try:
+            target = messages.pose_readings(message, "target", self.wire.frame)["target_pos"]
+            readings.check_goal(self.world.task, target)
+        except Rejected as rejected:
+            self.status.refused(rejected.reason, f"goal: {rejected}")
+            return
+        self._goals = {"target_pos": target.unsqueeze(0)}
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self.world.untouched = False

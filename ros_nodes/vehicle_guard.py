@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from metarl.robots.spec import WXYZ, VehicleSpec
-from metarl.ros_nodes.base_guard import BaseGuard, State, Stop
+from metarl.ros_nodes.base_guard import SPARE, BaseGuard, Measured, State, Stop
 from metarl.ros_nodes.limits import Array, Command
 from metarl.ros_nodes.rejection import Rejected
 
@@ -46,7 +46,6 @@ class VehicleGuard(BaseGuard):
     def __post_init__(self) -> None:
         self.command_timeout = self.command_timeout or self.robot.patience
         self._sent = self.robot.rest
-        self._lower, self._upper = np.array(self.robot.command_limits, dtype=np.float64).T
 
     # ---- what is measured -------------------------------------------------------------------------------------------------
 
@@ -61,11 +60,16 @@ class VehicleGuard(BaseGuard):
             effort: no vehicle tells it.
 
         Raises:
-            Rejected: stale_state, where a newer one is here; jump, where the vehicle is elsewhere than it can be.
+            Rejected: stale_state, where a newer one is here; jump, where the vehicle is elsewhere than it can be; clock_set_back or clock_set_ahead, as `_take`
+                says: this one is kept.
         """
-        last = self._take(stamp, pose, twist, now)
-        if last is None:
-            return
+        last, clock_set = self._take(stamp, pose, twist, now)
+        if last is not None:
+            self._watch_jump(last, pose, stamp)
+        if clock_set is not None:
+            raise clock_set
+
+    def _watch_jump(self, last: Measured, pose: Array, stamp: int) -> None:
         moved = float(np.linalg.norm(pose[:3] - last.qpos[:3]))
         if moved <= JUMP + TOP_SPEED * (stamp - last.stamp) * 1e-9:
             return
@@ -86,16 +90,17 @@ class VehicleGuard(BaseGuard):
         Raises:
             Rejected: stopped, duplicate, out_of_order, before_reset, future, stale_command, stale_state, wrong_shape or not_finite.
         """
-        self._check(command, now)
-        wanted, since_last = command.qpos[0], (command.stamp - self._last_stamp) * 1e-9  # s by its own clock: in lockstep the machine's says nothing
-        allowed = self._inside(wanted, min(since_last, self.robot.control_dt))
+        measured = self._check(command, now)
+        wanted, since_last = command.qpos[0], (command.stamp - self._last_stamp) * 1e-9
+        allowed = self._inside(wanted, self._step(min(since_last, self.robot.control_dt), measured))
         self.cut = tuple(n for n, a, b in zip(self.robot.command_names, allowed, wanted, strict=True) if abs(a - b) > 1e-6)
         self._last_stamp, self._heard_at, self.state = command.stamp, now, State.TRACKING
         return self._send(command.stamp, allowed, now)
 
-    def _check(self, command: Command, now: float) -> None:
+    def _check(self, command: Command, now: float) -> Measured:
         self._check_order(command)
-        self._check_age(command, self.fresh(now), self.command_timeout)
+        measured = self.fresh(now)
+        self._check_age(command, measured, self.command_timeout)
         expected = (1, len(self.robot.command_names))
         if command.qpos.shape != expected:
             raise Rejected("wrong_shape", f"a command of shape {command.qpos.shape}, expected {expected}")
@@ -103,13 +108,21 @@ class VehicleGuard(BaseGuard):
         if not finite.all():
             bad = int(np.flatnonzero(~finite)[0])
             raise Rejected("not_finite", f"{self.robot.command_names[bad]} is {command.qpos[0, bad]}")
+        return measured
 
     def hold(self, stamp: int, now: float) -> Command:
         """The next command on the way to rest; to be sent again and again (`follow`). It needs no odometry, though a level hover is better with it."""
         if self.state is not State.STOPPED:
             self.state = State.HOLDING
         elapsed = min(max(now - self._sent_at, 0.0), self.robot.control_dt)
+        self._spend(elapsed)
         return self._send(stamp, self._braking(now, elapsed), now)
+
+    def _spend(self, elapsed: float) -> None:
+        """The next command cannot have this time, too. No more is owed than a stream may run ahead: in lockstep the robot's clock stands still meanwhile."""
+        stamp = max(self._judged, self.measured.stamp if self.measured is not None else 0)
+        left = self._ahead + elapsed - (stamp - self._judged) * 1e-9
+        self._judged, self._ahead = stamp, min(max(left, 0.0), SPARE * self.robot.control_dt)
 
     def _braking(self, now: float, elapsed: float) -> Array:
         """What to send `elapsed` s after the command before."""
@@ -172,9 +185,7 @@ class VehicleGuard(BaseGuard):
 
     def _inside(self, wanted: Array, elapsed: float) -> Array:
         """The nearest command that the limits and the one sent last, `elapsed` s before, allow."""
-        step = self.slew * np.array(self.robot.slew_limits) * elapsed
-        sent = np.array(self._sent)
-        return np.clip(np.clip(wanted, self._lower, self._upper), sent - step, sent + step)
+        return np.array(self.robot.nearest(wanted.tolist(), self._sent, elapsed, self.slew))
 
     def _send(self, stamp: int, values: Array, now: float) -> Command:
         self._sent, self._sent_at = tuple(values.tolist()), now

@@ -19,8 +19,8 @@ from trajectory_msgs.msg import JointTrajectory as JointTrajectoryMsg
 from metarl import robots
 from metarl.robots.spec import Controls, JointTrajectory, ServoSpec, VehicleSpec
 from metarl.ros_nodes import messages
-from metarl.ros_nodes.limits import Array, Command
-from metarl.ros_nodes.rejection import Rejected
+from metarl.ros_nodes.limits import Array, Command, Limits, slowed
+from metarl.ros_nodes.rejection import Rejected, all_finite
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -52,17 +52,18 @@ class ArmWire:
         return self.robot.frame
 
     def planned(self, decided: JointTrajectory | Controls, stamp: int) -> Command:
-        """A decision (S, J) as the command that answers the event of `stamp`."""
+        """A decision (S, J) as the command that answers the event of `stamp`; a motion takes as long as the joints need."""
         assert isinstance(decided, JointTrajectory), "an arm follows trajectories"
-        return messages.planned_command(decided, stamp)
+        command = messages.planned_command(decided, stamp)
+        return command if len(command.time) == 1 else slowed(Limits.of(self.robot), command, self.robot.physics_dt)
 
     def message(self, command: Command) -> JointTrajectoryMsg:
         """The command with its stamp."""
-        return messages.command_message(command, self.joint_names)
+        return messages.command_message(command, self.joint_names, self.robot.gripper_joint_names, self.robot.gripper_qpos_limits)
 
     def now(self, command: Command) -> JointTrajectoryMsg:
         """The command as the controller begins it at once."""
-        return messages.command_message(command._replace(stamp=0), self.joint_names)
+        return self.message(command._replace(stamp=0))
 
     def command(self, message: JointTrajectoryMsg, before: Sequence[float] = ()) -> Command:
         """The command of a message; `before` is a vehicle's business.
@@ -70,7 +71,7 @@ class ArmWire:
         Raises:
             Rejected: as `messages.command_arrays`.
         """
-        return messages.command_arrays(message, self.joint_names)
+        return messages.command_arrays(message, self.joint_names, self.robot.gripper_joint_names)
 
     def executable(self, command: Command) -> JointTrajectory:
         """What a simulator carries out (1, S, J).
@@ -90,10 +91,7 @@ class ArmWire:
 
     def effort(self, message: JointState) -> Array | None:
         """(J,) N·m, where the robot measures it."""
-        names = list(message.name)
-        if len(message.effort) != len(names):
-            return None
-        return np.array([message.effort[names.index(name)] for name in self.joint_names])
+        return messages.joint_efforts(message, self.joint_names)
 
     def asks_to_stop(self, message: JointTrajectoryMsg) -> bool:
         """A trajectory without points says so."""
@@ -150,7 +148,7 @@ class VehicleWire:
         """
         import torch
 
-        if not np.isfinite(command.qpos).all():
+        if not all_finite(command.qpos):
             raise Rejected("not_finite", f"command {command.qpos.tolist()}")
         return Controls(self.robot.ctrl_of(torch.from_numpy(command.qpos)).float())
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.robots.spec import Controls, JointTrajectory
+from metarl.robots.spec import Controls, JointTrajectory, ServoSpec
 from metarl.tasks import simulators
 from metarl.tasks.parameters import TaskBatch, custom
 from metarl.tasks.simulators.simulator import RobotSimulator
@@ -35,7 +35,7 @@ class World:
         true: readings (1, n) as they are.
         seen: as the robot's imperfect sensors give them.
         hidden: the task that it is in now.
-        moving: readings (1, n) at the latest frame.
+        moving: readings (1, n) at the latest frame, with the joints' efforts.
     """
 
     def __init__(self, task: Task, hidden: TaskBatch, simulator: str, seed: int, on_frame: Callable[[Tensor, Tensor], None]) -> None:
@@ -51,7 +51,7 @@ class World:
         self.moving: Readings = {}
         self._become(hidden)
         engine.set_tasks(hidden.named())
-        self._begin()
+        self._begin({})
 
     # ---- the hidden task --------------------------------------------------------------------------------------------------
 
@@ -83,18 +83,23 @@ class World:
         """Nothing moves any more."""
         return bool(self.task.at_rest(self.true))
 
-    def begin_episode(self) -> None:
-        """Put everything where an episode starts; once only, if nothing has happened since."""
-        if not self.untouched or self.elapsed > 0.0:
-            self._begin()
+    def begin_episode(self, goals: Readings | None = None) -> None:
+        """Put everything where an episode starts; once only, if nothing has happened since.
 
-    def _begin(self) -> None:
+        Args:
+            goals: that somebody asks for in place of the task's own (1, n).
+        """
+        if goals or not self.untouched or self.elapsed > 0.0:
+            self._begin(goals or {})
+
+    def _begin(self, asked: Readings) -> None:
         if self._to_load:
             self.engine.set_tasks(self.hidden.named())
             self._to_load = False
+        self._action = torch.zeros(1, self.task.spec.action_size)  # as far as commands tell it
         self.untouched = True  # an episode has begun in which nothing has happened yet
         start = self.task.start(self._values, self._rng)
-        self._goals, self._memory = self.task.goals(self._values, self._rng), self.task.memory(self._values, self._rng)
+        self._goals, self._memory = {**self.task.goals(self._values, self._rng), **asked}, self.task.memory(self._values, self._rng)
         self._commands = [self.engine.first_command(start)[1]]  # latest first, as far back as the delay
         self._held: list[tuple[float, Tensor]] = [(-1e9, self.engine.first_ctrl(start))]  # when it came, in s of this episode; latest first
         self.elapsed, self._phase = 0.0, 0  # s of this episode; physics steps since the last readings
@@ -108,13 +113,14 @@ class World:
         Where a decision is longer than its motion, the rest of it passes here, too. BatchedEnv leaves that out; a robot's next motion begins at rest.
         """
         self.untouched = False
-        before = self.true
+        before, self._action = self.true, self.task.told_by(command)
         self.engine.push(self.task.forces(before, self._values))
         measured = self.engine.step(self._late(command), EVERYBODY)
         if self.task.rests and isinstance(command, JointTrajectory):
             left = self.task.decision_dt - command.dt * command.qpos.shape[1]
             self.engine.advance(None, round(left / self.task.physics_dt), None)
             measured = self.engine.read()
+        self._held = [(-1e9, self.engine.held(command) if isinstance(command, JointTrajectory) else command.ctrl)]
         self._remember(before, measured)
 
     def _late(self, command: JointTrajectory | Controls) -> JointTrajectory | Controls:
@@ -138,12 +144,11 @@ class World:
 
     def hold(self, command: JointTrajectory | Controls) -> None:
         """From now on, until the next one: what motors get (1, U), or a set-point (1, 1, J)."""
-        self.untouched = False
-        if isinstance(command, JointTrajectory):
-            command = Controls(self.engine.ctrl_of(command.qpos[:, -1] + self.engine.damping_ratio * command.qvel[:, -1]))
+        self.untouched, self._action = False, self.task.told_by(command)
+        ctrl = self.engine.held(command) if isinstance(command, JointTrajectory) else command.ctrl
         oldest = self.elapsed - (float(self._delay[0]) if self._delay is not None else 0.0)
         kept = [held for held in self._held if held[0] > oldest] + [held for held in self._held if held[0] <= oldest][:1]
-        self._held = [(self.elapsed, command.ctrl), *kept]
+        self._held = [(self.elapsed, ctrl), *kept]
 
     def advance(self, steps: int) -> bool:
         """Let time pass, at most until a period ends: True where it did, and there are new readings."""
@@ -164,17 +169,20 @@ class World:
     # ---- common -----------------------------------------------------------------------------------------------------------
 
     def _remember(self, before: Readings, measured: Readings) -> None:
-        nothing = torch.zeros(1, self.task.spec.action_size)  # a world hears commands; what a memory depends on, it must see in them
-        self._memory = self.task.remember(before, nothing, {**measured, **self._goals}, self._values, self._rng)
+        self._memory = self.task.remember(before, self._action, {**measured, **self._goals}, self._values, self._rng)
         self.engine.show(self._memory)
         self._look(measured)
 
     def _joints(self) -> tuple[Tensor, Tensor]:
-        self.moving = self.engine.read()
+        self.moving = self.engine.read() | self._driven()
         return self.moving["qpos"][0], self.moving["qvel"][0]
 
+    def _driven(self) -> Readings:
+        """What an arm's driver measures besides; no task knows of it."""
+        return {"effort": self.engine.effort()} if isinstance(self.task.robot, ServoSpec) else {}
+
     def _look(self, measured: Readings) -> None:
-        self.true = {**measured, **self._goals, **self._memory}
+        self.true = {**measured, **self._driven(), **self._goals, **self._memory, "last_action": self._action}
         self.seen = self.task.sense(self.true, self._values)
 
     def close(self) -> None:

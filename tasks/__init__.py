@@ -14,6 +14,7 @@ import os
 import pkgutil
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,11 @@ _NOT_TASKS = {
     "pushing", "rand_params", "rewards", "sensing", "shapes", "simulators", "strike", "task", "track", "wind",
 }  # fmt: skip
 
-__all__ = ["SPLITS", "Param", "Task", "TaskBatch", "add_folder", "make", "names"]
+__all__ = ["SPLITS", "Param", "Task", "TaskBatch", "add_folder", "files", "make", "names", "unreadable"]
 
 
-def _modules() -> list[str]:
+def files() -> list[str]:
+    """Names of all task files, in alphabetical order."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_TASKS)
 
 
@@ -50,19 +52,44 @@ def _variants(module: str) -> dict[str, type[Task]]:
     try:
         found = importlib.import_module(f"{__name__}.{module}")
     except Exception as error:  # whatever is wrong with a file of someone's own
-        raise ImportError(f"the task file {module}.py cannot be read: {type(error).__name__}: {error}") from error
+        raise ImportError(f"the task file {_path(module)} cannot be read: {type(error).__name__}: {error}") from error
     classes = [c for c in vars(found).values() if inspect.isclass(c) and issubclass(c, Task) and c.__module__ == found.__name__]
     return {c.name: c for c in classes if "name" in vars(c)}
 
 
 def names() -> list[str]:
-    """Names of all task distributions, in alphabetical order."""
-    return sorted(name for module in _modules() for name in _named(_source(module)) or _variants(module))
+    """Names of all task distributions, in alphabetical order; of a file that cannot be read there are none, see `unreadable`."""
+    return sorted(name for module in files() for name in _names_in(module))
+
+
+def unreadable() -> list[str]:
+    """What is wrong with each task file of which no names are known because it cannot be read."""
+    found = []
+    for module in files():
+        try:
+            _ = _named(_source(module)) or _variants(module)
+        except ImportError as error:
+            found.append(str(error))
+    return found
+
+
+def _names_in(module: str) -> Iterable[str]:
+    try:
+        return _named(_source(module)) or _variants(module)
+    except ImportError:  # one broken file must not stand in the way of all others
+        return ()
+
+
+def _path(module: str) -> str:
+    found = importlib.util.find_spec(f"{__name__}.{module}")
+    return found.origin or "" if found is not None else ""
 
 
 def _source(module: str) -> str:
-    found = importlib.util.find_spec(f"{__name__}.{module}")
-    return Path(found.origin).read_text() if found is not None and found.origin else ""
+    try:
+        return Path(_path(module)).read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""  # importing it will say why
 
 
 @functools.cache
@@ -70,7 +97,7 @@ def _named(source: str) -> tuple[str, ...]:
     """Task names that stand as `name = "..."` in the classes of a task file; () where it is not written so plainly, and must be imported to be known."""
     try:
         classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # ValueError: zero bytes
         return ()
     lines = [line for kind in classes for line in kind.body if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None]
     values = [line.value for line in lines if ast.unparse(line.targets[0] if isinstance(line, ast.Assign) else line.target) == "name"]
@@ -82,18 +109,29 @@ def make(name: str) -> Task:
     """The task distribution called `name`; a file may hold variants, called `file` or `file_variant`.
 
     Raises:
-        ValueError: no task has that name; the message lists the near ones.
+        ValueError: no task has that name; the message lists the near ones, and files that could hold it but cannot be read.
+        ImportError: its file cannot be read.
     """
-    for module in _modules():
+    for module in files():
         if isinstance(name, str) and (name == module or name.startswith(f"{module}_")):
-            variants = _variants(module)
+            try:
+                variants = _variants(module)
+            except ImportError:
+                if name == module or name in _names_in(module):
+                    raise
+                continue  # it merely begins alike
             if name in variants:
                 return variants[name]()
             for kind in variants.values():
                 if kind.arguments and name.startswith(_stem(kind)):
                     return _with_numbers(kind, name)()
+            if name == module:
+                raise ValueError(f"no task is called {name!r}: {name}.py holds {', '.join(sorted(variants)) or 'no task'}")
+    for module in files():
+        if name in _named(_source(module)):  # in a file that is called otherwise
+            return _variants(module)[name]()
     own = "" if os.environ.get("METARL_TASKS") else "; for one of your own, METARL_TASKS must name its folder"
-    raise ValueError(f"{unknown_name('task', name, names())}{own}")
+    raise ValueError("; ".join([f"{unknown_name('task', name, names())}{own}", *unreadable()]))
 
 
 def _stem(kind: type[Task]) -> str:
@@ -137,8 +175,7 @@ def add_folder(folder: str | Path) -> None:
     __path__.append(str(path))
     faces = sys.modules.get(f"{__name__}.gymnasium")
     if faces is not None:
-        for name in (name for file in pkgutil.iter_modules([str(path)]) for name in _variants(file.name)):
-            faces.register(name)
+        faces.register_all(name for file in pkgutil.iter_modules([str(path)]) for name in _names_in(file.name))
 
 
 for _folder in os.environ.get("METARL_TASKS", "").split(os.pathsep):

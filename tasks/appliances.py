@@ -50,8 +50,11 @@ MECHANISMS = {
 
 That is further than what the motion for another mechanism moves it.
 """
-HANDLES = {"ring": 0.015, "bar": 0.04}
-"""Handle -> half of its inner width, m: so much play the hand has in it."""
+HANDLES = {
+    "ring": (0.015, 0.018), "bar": (0.04, 0.018),
+    "vertical_bar": (0.015, 0.023), "knob": (0.021, 0.021), "recess": (0.03, 0.024), "lever": (0.05, 0.018), "button": (0.025, 0.016),
+}  # fmt: skip
+"""Handle -> half of its inner width from side to side and from front to back, m: so much play the hand has in it."""
 LOCKED = 1e5  # N·s/m, N·m·s/rad: damping of the joint that the door does not have; both engines treat damping implicitly
 DOOR_DAMPING, KNOB_DAMPING = 15.0, 0.1  # N·s/m at the handle, N·m·s/rad: what is left alone stays where it is
 
@@ -61,7 +64,7 @@ TURNED = 4.2  # rad, how far a knob can be turned
 BURNERS = ((0.6, 0.14, 0.12), (0.6, -0.14, 0.12), (0.74, 0.14, 0.12), (0.74, -0.14, 0.12))  # m, where the pot's grip is on them
 SHELF, SPOT = (0.74, 0.0, 0.12), (0.62, 0.0, 0.12)  # m, the same in the cupboard and on the table
 
-_HOLE, _SLOT, _WALL, _DEPTH = 0.015, 0.018, 0.007, 0.006  # m, half widths of a hole and of a handle from front to back, of their walls, half height of these
+_HOLE, _WALL, _DEPTH = 0.015, 0.007, 0.006  # m, half widths of a knob's hole and of walls, half height of these
 
 
 def stands(layout: Tensor, order: Tensor) -> Tensor:
@@ -105,7 +108,7 @@ def _add_door(spec: mujoco.MjSpec, cupboard: mujoco.MjsBody) -> None:
     panel = door.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.01, HINGE_RADIUS, 0.15], pos=[0.04, 0, -0.03], mass=3.0, rgba=[0.55, 0.4, 0.25, 1])
     panel.contype, panel.conaffinity = 0, 0
     door.gravcomp = 1.0  # springs balance it, where it opens downwards
-    _add_hole(door, "handle", slot=_SLOT)
+    _add_hole(door, "handle", half=HANDLES["ring"])
     door.add_site(name="handle", size=[0.005, 0, 0])
     _sense(spec, "door_qpos/hinge", "JOINTPOS", "JOINT", "door_hinge")
     _sense(spec, "door_qpos/slide", "JOINTPOS", "JOINT", "door_slide")
@@ -122,13 +125,14 @@ def _add_knob(spec: mujoco.MjSpec, stove: mujoco.MjsBody, name: str, place: tupl
     knob.add_site(name=name, pos=[-CRANK, 0, 0], size=[0.005, 0, 0])
 
 
-def _add_hole(body: mujoco.MjsBody, name: str, middle: tuple[float, float, float] = (0.0, 0.0, 0.0), slot: float = _HOLE) -> None:
-    """Four walls around a hole for the peg, `slot` its half width from front to back."""
+def _add_hole(body: mujoco.MjsBody, name: str, middle: tuple[float, float, float] = (0.0, 0.0, 0.0), half: tuple[float, float] = (_HOLE, _HOLE)) -> None:
+    """Four walls around a hole for the peg, `half` its half widths from side to side and from front to back."""
     import mujoco
 
+    aside, along = half
     for axis, side in itertools.product((0, 1), (-1, 1)):
-        pos, size = [*middle], [slot + 2 * _WALL, _HOLE + 2 * _WALL, _DEPTH]
-        pos[axis] += side * ((slot, _HOLE)[axis] + _WALL)
+        pos, size = [*middle], [along + 2 * _WALL, aside + 2 * _WALL, _DEPTH]
+        pos[axis] += side * ((along, aside)[axis] + _WALL)
         size[axis] = _WALL
         wall = body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=size, pos=pos, mass=0.02, contype=0, conaffinity=2, rgba=[0.7, 0.7, 0.75, 1])
         wall.name, wall.friction, wall.condim = f"{name}/{'xy'[axis]}{side}", [0.2, 0.0, 0.0], 3
@@ -172,13 +176,11 @@ def hang_door(batch: mujoco.batch.Batch, kinds: list[str], handles: list[str]) -
         lever = max(math.hypot(*pivot), 0.13) if kind == "hinge" else 1.0  # a carousel is damped more: it does not coast
         damping[row, moving.dofadr[0]], damping[row, locked.dofadr[0]] = DOOR_DAMPING * lever**2, LOCKED
     geom_pos, geom_size = batch.expand("geom_pos"), batch.expand("geom_size")
-    half = np.array([HANDLES[name] for name in handles])
-    for axis_name, side in itertools.product("xy", (-1, 1)):
-        wall = model.geom(f"handle/{axis_name}{side}").id
-        if axis_name == "x":
-            geom_size[:, wall, 1] = half + 2 * _WALL
-        else:
-            geom_pos[:, wall, 1] = side * (half + _WALL)
+    aside, along = np.array([HANDLES[name] for name in handles]).T
+    for side in (-1, 1):
+        front, flank = (model.geom(f"handle/{axis_name}{side}").id for axis_name in "xy")
+        geom_pos[:, front, 0], geom_size[:, front, 1] = side * (along + _WALL), aside + 2 * _WALL
+        geom_pos[:, flank, 1], geom_size[:, flank, 0] = side * (aside + _WALL), along + 2 * _WALL
 
 
 def fit_knobs(batch: mujoco.batch.Batch, leftward: Any) -> None:

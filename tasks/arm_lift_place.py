@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metarl.robots.kinematics import follow_line, tool_pose
-from metarl.robots.spec import JointTrajectory
+from metarl.robots.spec import Controls, JointTrajectory
 from metarl.tasks import grasp, shapes
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import Readings, Task, Values
@@ -63,6 +63,7 @@ class ArmLiftPlace(Task):
     episodes_per_trial = 5
     decision_dt = 1.2  # s
     observed = {"object_from_tool": 3, "tilt": 1, "finger_pos": 1, "sag": 1, "crushed": 1, "carrying": 1}
+    sensed = {"finger_pos": 1}
     action_names = ("squeeze", "along")
     reward_range = (0.0, 1.0)
 
@@ -140,6 +141,14 @@ class ArmLiftPlace(Task):
         way = [(0.5, over, -force), (0.3, down, -force), (0.1, down, zero), (0.3, down, zero + grasp.OPEN)]
         return grasp.plan(self.arm, readings["command_qpos"], way)
 
+    def told_by(self, command: JointTrajectory | Controls) -> Tensor:
+        """The squeeze, which the fingers still have after lifting, and have from the beginning in carrying."""
+        action = super().told_by(command)
+        if isinstance(command, JointTrajectory) and command.gripper is not None:
+            firmest = -command.gripper[:, (0, -1)].amin((-2, -1))
+            action[:, 0] = squeezing(firmest.clamp(FORCES[0], FORCES[1]))
+        return action
+
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         w, x, y, z = next_readings["object_quat"].unbind(-1)
         level = (1 - 4 * (x * z - w * y).abs()).clamp(0.0, 1.0)
@@ -168,8 +177,7 @@ class ArmLiftPlace(Task):
         half = shapes.half_sizes(names, index, told["half_width"].double().numpy())
         along = torch.as_tensor(shapes.centre_of_mass(names, index, half, told["com_along"].double().numpy())[:, 0], dtype=torch.float32)
         force = torch.sqrt(_NEEDED * told["bears"]) * holding_force(told)
-        wanted = 2 * torch.log(force / FORCES[0]) / math.log(FORCES[1] / FORCES[0]) - 1
-        return torch.stack([wanted, along / ALONG], -1).clamp(-1.0, 1.0)
+        return torch.stack([squeezing(force), along / ALONG], -1).clamp(-1.0, 1.0)
 
     def tried(self, readings: Readings) -> Tensor:
         """(...) bool: the fingers are no longer open over the object, as before an attempt."""
@@ -197,6 +205,11 @@ def holding_force(values: Values) -> Tensor:
 def squeeze(action: Tensor) -> Tensor:
     """(...) N on each finger that an action (..., A) asks for."""
     return FORCES[0] * (FORCES[1] / FORCES[0]) ** (0.5 * (action[..., 0] + 1.0))
+
+
+def squeezing(force: Tensor) -> Tensor:
+    """(...) the number in an action that asks for a squeeze of `force` (...) N."""
+    return 2 * torch.log(force / FORCES[0]) / math.log(FORCES[1] / FORCES[0]) - 1
 
 
 @functools.lru_cache

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.robots.kinematics import tool_pose
 from metarl.tasks.parameters import Param
-from metarl.tasks.pushing import OBJECT, Pushing, carried, object_params, rake_to
+from metarl.tasks.pushing import OBJECT, Pushing, corner_to, object_params
 from metarl.tasks.sensing import hand_eye, undo_hand_eye
 from metarl.tasks.task import Readings, Values
 
@@ -80,5 +80,4 @@ class ArmPush(Pushing):
         shift = torch.stack([told["camera_x"], told["camera_y"], torch.zeros_like(told["camera_x"])], -1)
         thing, target = (undo_hand_eye(readings[name], told["camera_yaw"], shift, (*OBJECT, 0.0)) for name in ("object_pos", "target_pos"))
         rake = tool_pose(self.arm, readings["command_qpos"])[0]  # where it will be, however late
-        thing = carried(thing, rake, told["half_size"])
-        return rake_to(thing, rake, target, told["half_size"], aside_first=True) / (self.speed * self.decision_dt)
+        return corner_to(thing, rake, target, told["half_size"]) / (self.speed * self.decision_dt)

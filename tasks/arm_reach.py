@@ -61,6 +61,7 @@ class ArmReach(Task):
         f"{j}_velocity" for j in ("panda_joint1", "panda_joint2", "panda_joint3", "panda_joint4", "panda_joint5", "panda_joint6", "panda_joint7")
     )
     reward_range = (0.0, 1.0)
+    goal_box = TARGET_LOW, TARGET_HIGH
 
     def build(self) -> mujoco.MjSpec:
         import mujoco
@@ -108,11 +109,16 @@ class ArmReach(Task):
         return torch.cat([readings["qpos"], readings["qvel"], tool, target, target - tool, readings["last_action"]], -1)
 
     def command(self, action: Tensor, readings: Readings) -> JointTrajectory:
-        robot = self.arm
-        low, high = robot.qpos_range(action)
-        step = action * constant(robot.qvel_limits, action.dtype, action.device) * (SPEED * self.decision_dt)
-        qpos = (readings["command_qpos"] + step).clamp(low, high)
+        low, high = self.arm.qpos_range(action)
+        qpos = (readings["command_qpos"] + action * self._full_step(action)).clamp(low, high)
         return JointTrajectory(qpos.unsqueeze(-2), torch.zeros_like(qpos).unsqueeze(-2), self.decision_dt)
+
+    def action_of(self, executed: Tensor, readings: Readings) -> Tensor:
+        return (executed - readings["command_qpos"]) / self._full_step(executed)
+
+    def _full_step(self, like: Tensor) -> Tensor:
+        """(J,) rad, what an action of 1 adds to the joint command."""
+        return constant(self.arm.qvel_limits, like.dtype, like.device) * (SPEED * self.decision_dt)
 
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         distance = self.error(next_readings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +15,8 @@ from metarl.robots.spec import Controls, JointTrajectory
 from metarl.tasks import simulators
 from metarl.tasks.parameters import TaskBatch
 from metarl.tasks.task import Readings, Task, Values
+
+ROUNDING = 1e-4  # of a reward's range, by which it may leave that
 
 
 @dataclass
@@ -65,8 +68,9 @@ class BatchedEnv:
     def __init__(
         self, task: Task, num_tasks: int, num_robots: int = 1, simulator: str = "", num_threads: int = 0, seed: int = 0, device: str | torch.device = "cpu"
     ) -> None:
-        if num_tasks < 1 or num_robots < 1:
-            raise ValueError(f"num_tasks is {num_tasks} and num_robots {num_robots}, expected at least 1 of each")
+        for name, number in (("num_tasks", num_tasks), ("num_robots", num_robots)):
+            if number < 1:
+                raise ValueError(f"{name} is {number}, expected at least 1")
         self.task, self.spec = task, task.spec
         self.num_tasks, self.num_robots = num_tasks, num_robots
         self.device = torch.device(device)
@@ -74,12 +78,14 @@ class BatchedEnv:
         self.simulator = simulators.make(simulator, task, num_tasks * num_robots, num_threads, self.rng)
         self.tasks: TaskBatch | None = None
         self.elapsed = -1  # decisions since the last reset; -1: reset must come first
+        self._out_of_range = False  # a reward was, and that has been said
 
     # between reset and reset; N rows
     readings: Readings  # true
     sensed: Readings
     obs: Tensor  # (N, O)
     active: Tensor  # (N,) bool: the episode is still running
+    all_active: bool  # it is everywhere
     stepped: Tensor  # (N,) bool: it was, before the last step
     # rows (N,) of the newer and the older command that frame the late one, its part of the way (N, 1), and how far back all reach
     late: tuple[Tensor, Tensor, Tensor, int] | None
@@ -107,7 +113,6 @@ class BatchedEnv:
         self.late = None
         self.tasks, self.elapsed = tasks, -1
 
-    @torch.no_grad()
     def reset(self) -> Tensor:
         """Begin an episode everywhere; first observations (M, R, O)."""
         if self.tasks is None:
@@ -118,13 +123,12 @@ class BatchedEnv:
         self._commanded, self.commands = (first[0], [first[1]]) if first else ("", [])
         measured = self.simulator.reset(start, {**self.goals, **self.memory})
         last_action = torch.zeros(self.num_sims, self.spec.action_size)
-        self.active = torch.ones(self.num_sims, dtype=torch.bool)
+        self.active, self.all_active = torch.ones(self.num_sims, dtype=torch.bool), True
         self.elapsed = 0
         self._take(measured, last_action)
         self._check_shape("observation", self.obs, (self.num_sims, self.spec.obs_size))
         return self._shaped(self.obs)
 
-    @torch.no_grad()
     def step(self, action: Tensor) -> Step:
         """One decision (M, R, A) of all robots.
 
@@ -135,22 +139,24 @@ class BatchedEnv:
         given = self._checked(action)
         clipped = one_hot(given.argmax(-1), self.spec.action_size).float() if self.spec.discrete else given.clamp(-1.0, 1.0)
         before, before_obs, valid = self.readings, self.obs, self.active
-        held = None if bool(valid.all()) else ~valid
+        mask = None if self.all_active else valid
         self.simulator.push(self.task.forces(before, self.values))
-        measured = self.simulator.step(self._command(clipped), valid)
+        measured = self.simulator.step(self._command(clipped), mask)
         self.memory = self.task.remember(before, clipped, {**measured, **self.goals}, self.values, self.rng)
         self.simulator.show(self.memory)
-        self._take(measured, clipped, held)
-        reward, terminated = self.task.reward(before, clipped, self.readings), self.task.terminated(self.readings)
+        self._take(measured, clipped, mask)
+        none = torch.zeros_like(valid)
+        reward = self.task.reward(before, clipped, self.readings)
+        terminated = self.task.terminated(self.readings) if self.task.has_end else none
         self._check_shape("reward", reward, (self.num_sims,))
         self._check_shape("terminated", terminated, (self.num_sims,))
         self.elapsed += 1
-        if not math.isfinite(float(reward.sum() + self.obs.sum())):  # quicker than looking at each number
-            self._check_finite(reward)
-        if held is not None:
-            reward, terminated = reward.masked_fill(held, 0.0), terminated & valid
-        running, none = valid & ~terminated, torch.zeros_like(valid)
-        truncated, self.active = (running, none) if self.elapsed >= self.task.horizon else (none, running)
+        if mask is not None:
+            reward, terminated = torch.where(mask, reward, 0.0), terminated & mask
+        self._check_numbers(reward, mask)
+        running, over = valid ^ terminated, self.elapsed >= self.task.horizon
+        truncated, self.active = (running, none) if over else (none, running)
+        self.all_active = not over and (not self.task.has_end or bool(running.all()))
         self.stepped = valid
         parts = (before_obs, given, reward, self.obs, terminated, truncated, valid)
         return Step(*(self._shaped(p) for p in parts))
@@ -196,12 +202,13 @@ class BatchedEnv:
         if self.delay is None:
             del self.commands[1:]
             return command
-        late = self._late(self.delay / (self.task.decision_dt if isinstance(command, Controls) else command.dt))
+        late = self._late(self.delay, self.task.decision_dt if isinstance(command, Controls) else command.dt)
         return Controls(late) if isinstance(command, Controls) else command._replace(qpos=late.unsqueeze(1))
 
-    def _late(self, steps: Tensor) -> Tensor:
-        """The command `steps` (N,) ticks ago, between the two that frame it."""
+    def _late(self, delay: Tensor, tick: float) -> Tensor:
+        """The command `delay` (N,) s ago, between the two that frame it, where one comes every `tick` s."""
         if self.late is None:
+            steps = delay / tick
             whole, depth, rows = steps.floor().long(), int(steps.max().ceil()) + 1, torch.arange(self.num_sims)
             newer, older = (self.num_sims * ticks + rows for ticks in (whole, (whole + 1).clamp(max=depth)))
             self.late = newer, older, (steps - whole).unsqueeze(-1), depth
@@ -210,19 +217,16 @@ class BatchedEnv:
         history = torch.cat(self.commands + [self.commands[-1]] * (depth + 1 - len(self.commands)))
         return torch.lerp(history.index_select(0, newer), history.index_select(0, older), part)
 
-    def _take(self, measured: Readings, last_action: Tensor, held: Tensor | None = None) -> None:
-        """New readings, what is sensed of them, and the observation; robots `held` keep their last ones."""
-        readings = {**measured, **self.goals, **self.memory, "last_action": last_action}
+    def _take(self, measured: Readings, last_action: Tensor, mask: Tensor | None = None) -> None:
+        """New readings, what is sensed of them, and the observation; robots beside the mask keep their last ones: their simulations stand still."""
+        changing = {**self.memory, "last_action": last_action}
         if self.commands:
-            readings[self._commanded] = self.commands[0]
-        sensed = self.task.sense(readings, self.values)
-        obs = self.task.observation(sensed)
-        if held is not None:
-            keep = held.unsqueeze(-1)
-            readings = {k: torch.where(keep, self.readings[k], v) for k, v in readings.items()}
-            sensed = {k: torch.where(keep, self.sensed[k], v) for k, v in sensed.items()}
-            obs = torch.where(keep, self.obs, obs)
-        self.readings, self.sensed, self.obs = readings, sensed, obs
+            changing[self._commanded] = self.commands[0]
+        if mask is not None:
+            changing = {k: torch.where(mask.unsqueeze(-1), v, self.readings[k]) for k, v in changing.items()}
+        self.readings = {**measured, **self.goals, **changing}
+        self.sensed = self.task.sense(self.readings, self.values)
+        self.obs = self.task.observation(self.sensed)
 
     def _check_shape(self, name: str, found: Tensor, expected: tuple[int, ...]) -> None:
         if found.shape != expected:
@@ -231,6 +235,21 @@ class BatchedEnv:
     def _shaped(self, flat: Tensor) -> Tensor:
         shaped = flat.view(self.num_tasks, self.num_robots, *flat.shape[1:])
         return shaped if self.device.type == "cpu" else shaped.to(self.device)
+
+    def _check_numbers(self, reward: Tensor, mask: Tensor | None) -> None:
+        """Refuse what is not finite; say it once if rewards of the mask leave `Task.reward_range`. A few microseconds."""
+        low, high = self.task.reward_range
+        paid = reward if mask is None else reward[mask]
+        least, most = (float(x) for x in paid.aminmax()) if len(paid) else (low, high)
+        if not math.isfinite(least + most + float(self.obs.sum())):  # quicker than looking at each number
+            self._check_finite(reward)
+        slack = ROUNDING * (high - low)
+        if self._out_of_range or (low - slack <= least and most <= high + slack):
+            return
+        self._out_of_range = True
+        found = least if least < low - slack else most
+        text = f"{type(self.task).__name__}.reward gave {found:g} at step {self.elapsed}, outside of reward_range {low:g} to {high:g}: on a robot it would be refused"
+        warnings.warn(text, stacklevel=3)  # whoever called `step`
 
     def _check_finite(self, reward: Tensor) -> None:
         bad = ~(reward.isfinite() & self.obs.isfinite().all(-1))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metarl.robots import car
-from metarl.robots.kinematics import rotation_from_wxyz
+from metarl.robots.kinematics import rotation_from_wxyz, yaw_of
 from metarl.robots.spec import Controls
 from metarl.tasks import track, wind
 from metarl.tasks.parameters import Param
@@ -40,8 +40,6 @@ LOAD_HEIGHT = 0.05  # m above the wheels' axles
 GRAVITY = 9.81  # m/s²
 CAR_MASS = car.CHASSIS_MASS + 4 * car.WHEEL_MASS + 2 * car.KNUCKLE_MASS  # kg
 DRIVE_FORCE = 4 * car.DRIVE_TORQUE / car.WHEEL_RADIUS  # N
-SERVO_LAG = 0.04  # s, of the steering and of half a decision
-RETURN_RATE = 6.0  # rad/s, of the expert's car to the middle of the track
 
 
 def _wave(number: int, size: float) -> Param:
@@ -189,17 +187,18 @@ class CarTrack(Task):
     def sense(self, readings: Readings, values: Values) -> Readings:
         course, pos = readings["track"], readings["car_pos"]
         turned = rotation_from_wxyz(readings["car_quat"])
-        yaw = torch.atan2(turned[..., 1, 0], turned[..., 0, 0])
-        angle = track.angle_of(pos)
-        points = track.into_frame(track.position(course, track.ahead(course, angle, LOOK_AHEAD)), pos, yaw)
+        yaw = yaw_of(turned)
+        heading = sine_and_cosine(yaw)
+        way, beside, ahead = track.lane(course, pos, LOOK_AHEAD)
+        points = track.into_frame(ahead, pos, heading)
         seen = through_fog(points, values["visibility"], readings["chance"], readings["noise"].unflatten(-1, (-1, 2)), SIGHT_NOISE)
-        slant = yaw - track.direction(course, angle)
+        slant = yaw - way
         velocity = (turned.transpose(-1, -2) @ readings["car_linvel"].unsqueeze(-1)).squeeze(-1)
         return {
             **readings,
             "waypoints": seen.flatten(-2),
-            "lane": torch.stack([track.offset(course, pos), slant.sin(), slant.cos()], -1),
-            "heading": torch.stack([yaw.sin(), yaw.cos()], -1),
+            "lane": torch.stack([beside, slant.sin(), slant.cos()], -1),
+            "heading": heading,
             "velocity": torch.cat([velocity[..., :2], readings["car_angvel"][..., 2:]], -1),
             "wheel_speed": car.WHEEL_RADIUS * readings["wheel_speed"].mean(-1, keepdim=True),
         }
@@ -208,11 +207,15 @@ class CarTrack(Task):
         speed = 0.5 * car.MAX_SPEED * (1 + action[..., 0])
         return Controls(car.controls(speed, car.MAX_STEER * action[..., 1]))
 
+    def action_of(self, executed: Tensor, readings: Readings) -> Tensor:
+        speed, steer = car.command_of(executed).unbind(-1)
+        return torch.stack([2 * speed / car.MAX_SPEED - 1, steer / car.MAX_STEER], -1)
+
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         step = track.progress(next_readings["track"], readings["car_pos"], next_readings["car_pos"])
-        near = 1.0 - torch.tanh(SHARPNESS * self.error(next_readings))
-        reward = (step / (TOP_SPEED * self.decision_dt)).clamp(-1.0, 1.0) * near
-        return torch.where(self.terminated(next_readings), -1.0, reward)
+        aside = self.error(next_readings)
+        reward = (step / (TOP_SPEED * self.decision_dt)).clamp(-1.0, 1.0) * (1.0 - torch.tanh(SHARPNESS * aside))
+        return torch.where(aside > self.half_width, -1.0, reward)
 
     def terminated(self, readings: Readings) -> Tensor:
         return track.offset(readings["track"], readings["car_pos"]).abs() > self.half_width
@@ -228,17 +231,25 @@ class CarTrack(Task):
         return drive(readings, told)
 
 
+def sine_and_cosine(angle: Tensor) -> Tensor:
+    """(..., 2) of angles (...)."""
+    return torch.stack([angle.sin(), angle.cos()], -1)
+
+
 # ---- one who knows how ------------------------------------------------------------------------------------------------------
 
 
-def drive(readings: Readings, told: Values, grip_used: float = 0.75, aside: Tensor | float = 0.0) -> Tensor:
-    """(N, 2) actions: the fastest speed at which bends ahead and the wind take `grip_used` of the friction, `aside` (N,) m of the middle."""
+def drive(readings: Readings, told: Values, grip_used: float = 0.7, aside: Tensor | float = 0.0, return_rate: float = 4.0) -> Tensor:
+    """(N, 2) actions: the fastest speed at which bends ahead and the wind take `grip_used` of the friction, `aside` (N,) m of the middle.
+
+    It returns to where it should be at `return_rate`, rad/s: a late car that is in a hurry to do that swings.
+    """
     braking_used, horizon, spacing = 0.5, 3.0, 0.2  # part of the friction; m
     course, turning = readings["track"], readings["car_angvel"][:, 2]
     # where it will be when this command acts
-    late = told["delay"] + SERVO_LAG
+    late = told["delay"]
     turned = rotation_from_wxyz(readings["car_quat"])
-    now = torch.atan2(turned[:, 1, 0], turned[:, 0, 0])
+    now = yaw_of(turned)
     velocity = readings["car_linvel"][:, :2]
     half = 0.5 * late * turning  # the arc's chord
     cos, sin = half.cos(), half.sin()
@@ -264,9 +275,11 @@ def drive(readings: Readings, told: Values, grip_used: float = 0.75, aside: Tens
     wanted = (slowest.sqrt() - slip) / told["motor_gain"]
 
     # the path's curvature, and a critically damped return to its middle
-    offset, slant = track.offset(course, pos) - aside, yaw - way[:, 0] + 0.5 * car.WHEELBASE * bend[:, 0]
+    moving = torch.atan2(velocity[:, 1], velocity[:, 0]) + late * turning  # not where the car heads: tyres slip, on ice by a lot
+    heading = torch.where(speed > 0.5, moving, yaw + 0.5 * car.WHEELBASE * bend[:, 0])
+    offset, slant = track.offset(course, pos) - aside, heading - way[:, 0]
     slant = torch.atan2(slant.sin(), slant.cos())
-    back = (RETURN_RATE / speed.clamp(min=0.7)).clamp(max=4.0)
+    back = (return_rate / speed.clamp(min=0.7)).clamp(max=4.0)
     curve = bend[:, 0] - back**2 * offset - 1.6 * back * slant
     steer = torch.atan(car.WHEELBASE * curve) - told["steering_bias"]
     return torch.stack([2 * wanted / car.MAX_SPEED - 1, steer / car.MAX_STEER], -1).clamp(-1.0, 1.0)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from metarl.robots import car
-from metarl.robots.kinematics import rotation_from_wxyz
+from metarl.robots.kinematics import rotation_from_wxyz, yaw_of
+from metarl.robots.spec import constant
 from metarl.tasks import track
-from metarl.tasks.car_track import TOP_SPEED, CarTrack, drive
+from metarl.tasks.car_track import TOP_SPEED, CarTrack, drive, sine_and_cosine
 from metarl.tasks.parameters import Param
 from metarl.tasks.sensing import Lidar, transmission
 from metarl.tasks.task import Readings, Values
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 POSTS, RADIUS, HEIGHT = 4, 0.12, 0.2  # m
 FIRST, SPACING, SHIFT = 0.8, 0.9, 0.15  # rad along the track, of the posts: a slalom that can be driven, 1.3 m between two at the least
 BEAMS, FIELD = 24, 4.0  # sectors of the lidar, rad that they cover together; each tells its nearest echo
+_WIDTH = FIELD / BEAMS  # rad, of a sector
+_MIDDLES = _WIDTH * (torch.arange(BEAMS) + 0.5) - FIELD / 2  # rad, where they are
 RANGE = 6.0  # m, of a small scanning lidar
 FAINTEST = 0.05  # of its light that an echo must keep on the way there and back
 RANGE_NOISE = 0.01  # m
 BODY = (car.CHASSIS_HALF[0], 0.5 * car.TRACK)  # m, half length and half width of what must not touch a post
 COURSE = 6.0  # m that shall be driven in an episode: 1.5 m/s from a standing start
-BERTH = 0.38  # m, of the expert's car from the middle of a post
+BERTH = 0.4  # m, of the expert's car from the middle of a post
 
 
 def _post(number: int) -> tuple[Param, Param]:
@@ -92,12 +95,12 @@ class CarTrackObstacles(CarTrack):
         return {**super()._look(num, rng), "lidar_noise": torch.randn(num, BEAMS, generator=rng)}
 
     def sense(self, readings: Readings, values: Values) -> Readings:
-        posts = _seen_from_the_car(readings)
-        distance = nearest_echo(posts, RADIUS)
+        sensed = super().sense(readings, values)
+        distance = nearest_echo(_seen_from_the_car(readings, sensed["heading"]), RADIUS)
         kept = transmission(2 * distance.clamp(max=RANGE), values["visibility"].unsqueeze(-1).expand_as(distance))
         heard = (distance < RANGE) & (kept > FAINTEST)
         noisy = (distance + RANGE_NOISE * readings["lidar_noise"]).clamp(0.0, RANGE)
-        return {**super().sense(readings, values), "lidar": torch.where(heard, noisy, RANGE)}
+        return {**sensed, "lidar": torch.where(heard, noisy, RANGE)}
 
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         step = track.progress(next_readings["track"], readings["car_pos"], next_readings["car_pos"])
@@ -105,8 +108,10 @@ class CarTrackObstacles(CarTrack):
         return torch.where(self.terminated(next_readings), -1.0, reward)
 
     def terminated(self, readings: Readings) -> Tensor:
-        beyond = (_seen_from_the_car(readings).abs() - torch.tensor(BODY)).clamp(min=0.0)  # of the rectangle that the car covers
-        return super().terminated(readings) | (beyond.norm(dim=-1) < RADIUS).any(-1)
+        heading = sine_and_cosine(yaw_of(rotation_from_wxyz(readings["car_quat"])))
+        posts = _seen_from_the_car(readings, heading)
+        beyond = (posts.abs() - constant(BODY, posts.dtype, posts.device)).clamp(min=0.0)  # of the rectangle that the car covers
+        return super().terminated(readings) | (torch.linalg.vector_norm(beyond, dim=-1) < RADIUS).any(-1)
 
     def success(self, readings: Readings) -> Tensor:
         return self.error(readings) == 0.0
@@ -122,9 +127,9 @@ class CarTrackObstacles(CarTrack):
         way = torch.remainder(there - angle.unsqueeze(-1) + torch.pi, 2 * torch.pi) - torch.pi
         metres = way * track.metres_per_radian(course, angle).unsqueeze(-1)
         passing = aside - BERTH * torch.where(aside >= 0, 1.0, -1.0)
-        near = torch.exp(-(((metres - 0.35) / 0.75) ** 4))
+        near = torch.exp(-(((metres - 0.45) / 0.85) ** 4))
         target = (near * passing).sum(-1) / near.sum(-1).clamp(min=1.0)
-        speed, steer = drive(readings, told, 0.6, target).unbind(-1)
+        speed, steer = drive(readings, told, 0.8, target, 6.0).unbind(-1)
         shift = (target - track.offset(course, pos)).abs()
         slower = 1.0 - 0.6 * (shift / 0.3).clamp(max=1.0)
         return torch.stack([(1.0 + speed) * slower - 1.0, steer], -1)
@@ -137,19 +142,15 @@ def nearest_echo(posts: Tensor, radius: float) -> Tensor:
         posts: (..., K, 2) m, in the lidar's frame, x forward.
         radius: m, of the posts.
     """
-    width = FIELD / BEAMS
-    middle = width * (torch.arange(BEAMS) + 0.5) - FIELD / 2
-    away, bearing = posts.norm(dim=-1).unsqueeze(-1), torch.atan2(posts[..., 1], posts[..., 0]).unsqueeze(-1)
-    turn = torch.remainder(bearing - middle + torch.pi, 2 * torch.pi) - torch.pi
-    off = (turn.abs() - 0.5 * width).clamp(min=0.0)  # of the sector's ray that comes nearest to the post's middle
+    away, bearing = torch.linalg.vector_norm(posts, dim=-1).unsqueeze(-1), torch.atan2(posts[..., 1], posts[..., 0]).unsqueeze(-1)
+    turn = torch.remainder(bearing - _MIDDLES + torch.pi, 2 * torch.pi) - torch.pi
+    off = (turn.abs() - 0.5 * _WIDTH).clamp(min=0.0)  # of the sector's ray that comes nearest to the post's middle
     inside = radius**2 - (away * off.sin()) ** 2
     hit = (inside > 0) & (off < 0.5 * torch.pi)
     echo = away * off.cos() - inside.clamp(min=0.0).sqrt()
     return torch.where(hit, echo.clamp(min=0.0), torch.inf).amin(-2)
 
 
-def _seen_from_the_car(readings: Readings) -> Tensor:
-    """(..., POSTS, 2) m, of the posts in the car's frame."""
-    turned = rotation_from_wxyz(readings["car_quat"])
-    yaw = torch.atan2(turned[..., 1, 0], turned[..., 0, 0])
-    return track.into_frame(readings["posts"].unflatten(-1, (POSTS, 2)), readings["car_pos"], yaw)
+def _seen_from_the_car(readings: Readings, heading: Tensor) -> Tensor:
+    """(..., POSTS, 2) m, of the posts in the frame of a car whose heading has this sine and cosine (..., 2)."""
+    return track.into_frame(readings["posts"].unflatten(-1, (POSTS, 2)), readings["car_pos"], heading)

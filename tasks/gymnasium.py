@@ -16,7 +16,8 @@ and a TaskBatch in the place of the number takes the tasks in it. Actions are a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
@@ -224,6 +225,15 @@ def register(name: str) -> str:
     return made
 
 
+def register_all(names: Iterable[str]) -> None:
+    """Make tasks known to Gymnasium; of one whose file cannot be read there is a warning."""
+    for name in names:
+        try:
+            register(name)
+        except ImportError as error:
+            warnings.warn(str(error), stacklevel=2)
+
+
 def _spaces(spec: EnvSpec) -> tuple[spaces.Box[np.float32], spaces.Space[Any]]:
     """Spaces of one robot. Observations have units and no bounds that a simulator must keep: the space is all finite numbers."""
     largest = float(np.finfo(np.float32).max)
@@ -275,5 +285,4 @@ def _draw_seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**63 - 1))
 
 
-for _name in task_files.names():
-    register(_name)
+register_all(task_files.names())

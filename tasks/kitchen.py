@@ -7,7 +7,7 @@ cooked and how is kitchen_rules.py, as in kitchen_grid.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 from metarl.robots.spec import JointTrajectory
 from metarl.tasks import appliances, chores
 from metarl.tasks import kitchen_rules as rules
-from metarl.tasks.appliances import BURNERS, HANDLE, HANDLES, MECHANISMS, ORDERS, SHELF, SPOT, TURNED, into_station, into_world
+from metarl.tasks.appliances import BURNERS, HANDLE, MECHANISMS, ORDERS, SHELF, SPOT, TURNED, into_station, into_world
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import Readings, Task, Values
 
@@ -49,18 +49,18 @@ class Kitchen(Task):
     parameters once: the arm overcomes all of them, and nothing that it could know of them paid. How fast the food warms pays little,
     its temperature being seen; it stays for tasks to differ in a number, so that held-out tasks are others than those of training.
 
-    Handles are a ring and a wide bar. The hand is a peg, which acts alike in every engine, where the friction of a grip would not: a vertical bar,
-    a knob, a recess, a lever and a button differ in how fingers close on them, and for a peg all would be the same hole.
+    Handles are a ring and a wide bar. The hand is a peg, which acts alike in every engine, where the friction of a grip would not: what differs for it is
+    how much play a handle leaves. `kitchen_handles` has six of them.
     """
 
     name = "kitchen"
     version = 2
     robot_name = "chef"
-    params = (
+    params: ClassVar[tuple[Param, ...]] = (
         Param("layout", "", "a kitchen of shape {}", nominal="I", choices=("I", "L", "U"), ood_near=("galley",), ood_far=("island",), hidden=False),
         Param("order", "", "with its stations in the order {}", nominal="cst", choices=ORDERS, hidden=False),
         Param("burner", "", "the pot belongs on burner {}", nominal="1", choices=("1", "2", "3", "4"), hidden=False),
-        Param("handle", "", "the cupboard has a {} for a handle", nominal="ring", choices=tuple(HANDLES), hidden=False),
+        Param("handle", "", "the cupboard has a {} for a handle", nominal="ring", choices=("ring", "bar"), hidden=False),
         Param("mechanism", "", "its mechanism is {}", nominal="drawer", choices=tuple(MECHANISMS)),
         Param("control_map", "", "the knobs drive burners {}", nominal="1234", choices=rules.SEEN_MAPS, ood_near=rules.UNSEEN_MAPS, ood_far=rules.UNSEEN_MAPS),
         Param("control_law", "", "by a {} law", nominal="rising", choices=("rising", "falling", "dead_band"), ood_far=("late_falling",)),
@@ -115,7 +115,11 @@ class Kitchen(Task):
 
     def goals(self, values: Values, rng: torch.Generator) -> Readings:
         asked = one_hot(values["burner"].long(), rules.BURNERS).float()
-        return {"stands": self._stands(values).flatten(-2), "asked": asked, "is_bar": values["handle"].unsqueeze(-1)}
+        return {"stands": self._stands(values).flatten(-2), "asked": asked, "handle_kind": self._handle_kind(values)}
+
+    def _handle_kind(self, values: Values) -> Tensor:
+        """(N, ...) what is seen of the handle's kind."""
+        return values["handle"].unsqueeze(-1)
 
     def memory(self, values: Values, rng: torch.Generator) -> Readings:
         one, four = torch.ones(len(values["layout"]), 1), torch.zeros(len(values["layout"]), 4)
@@ -183,7 +187,7 @@ class Kitchen(Task):
         handle = into_station(r["handle_pos"], stands[..., _CUPBOARD, :]) - r["stands"].new_tensor(HANDLE)
         stove = [r["knob_turn"] / TURNED, r["heat"], r["locked"] / rules.LOCK_TIME, r["asked"]]
         food = [r["pot_at"], r["temperature"] / 100, r["cooked"] / rules.COOKING_TIME, r["opened"], rules.stage_one_hot(r["stage"][..., 0])]
-        return torch.cat([torch.stack([x, y, yaw.cos(), yaw.sin()], -1), r["stands"], 4 * handle[..., :2], r["is_bar"], *stove, *food], -1)
+        return torch.cat([torch.stack([x, y, yaw.cos(), yaw.sin()], -1), r["stands"], 4 * handle[..., :2], r["handle_kind"], *stove, *food], -1)
 
     def command(self, action: Tensor, readings: Readings) -> JointTrajectory:
         r, chosen = readings, action.argmax(-1)

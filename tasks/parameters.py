@@ -228,6 +228,11 @@ def custom(task: str, version: int, params: tuple[Param, ...], rows: Iterable[Ma
     return TaskBatch(task, params, values, tuple(f"{task}/v{version}:custom:{h}" for h in hashes))
 
 
+def splits(params: tuple[Param, ...]) -> tuple[str, ...]:
+    """Those that drawn tasks are in: the last two where a parameter has a range for them."""
+    return tuple(s for s in SPLITS if not s.startswith("ood") or any(p.options(s) for p in params))
+
+
 def listed(
     task: str, version: int, params: tuple[Param, ...], published: Mapping[str, Sequence[Sequence[float]]], indices: Iterable[int], split: str
 ) -> TaskBatch:
@@ -249,17 +254,18 @@ def listed(
 def sample(task: str, version: int, params: tuple[Param, ...], indices: Iterable[int], split: str, seed: int) -> TaskBatch:
     """Tasks number `indices` of a split.
 
-    `train` and `iid` draw from the training ranges with different keys. `ood_near` and `ood_far` put at least one parameter
+    `train` and `iid` draw from the training ranges with different keys: no task is in both where one parameter or more is a number. Combinations of
+    choices are so few that training meets them all, and where all are choices both splits have the same tasks. `ood_near` and `ood_far` put at least one parameter
     outside of them: each parameter that has such a range leaves it with probability 1/2, and one at random if none did.
 
     Raises:
         ValueError: the split is unknown, no parameter has a range for it, or a number is negative.
     """
+    have = splits(params)
     if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS)
+        raise unknown_name("split", split, have)
     movable = [i for i, p in enumerate(params) if p.options(split)] if split.startswith("ood") else []
     if split.startswith("ood") and not movable:
-        have = [s for s in SPLITS if any(p.options(s) for p in params)]
         raise ValueError(f"{task} has no split {split!r}: no parameter has a range for it; it has {', '.join(have)}")
     indices = [int(i) for i in indices]
     if indices and min(indices) < 0:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.robots.kinematics import follow_line, rotation_from_wxyz, tool_pose
+from metarl.robots.kinematics import follow_line, rotation_from_wxyz, tool_pose, yaw_of
 from metarl.robots.spec import JointTrajectory
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import Readings, Task, Values
@@ -32,6 +32,8 @@ LOW, HIGH = (0.30, -0.32), (0.72, 0.32)  # m, where the rod's middle may go: wha
 ROD, WIDTH, WING = 0.008, 0.052, 0.06  # m: radius of the rods, half the width between the wings' middles, length of a wing
 INSIDE = WIDTH - ROD  # m, from the middle to the inner side of a wing
 STRAIGHT = 0.003  # m, an object that is farther to the side of its target is moved sideways, by a wing
+CLEARANCE = 0.003  # m, at which a wing passes by an object
+GENTLY, COAST = 0.75, (0.001, 0.003)  # part of the last way that is gone in a decision; m, that an object then slides out of the corner
 SHAPES = {"box": 6, "cylinder": 5, "ellipsoid": 4}  # mujoco.mjtGeom
 
 
@@ -131,7 +133,7 @@ class Pushing(Task):
         return (readings["object_pos"] - readings["target_pos"])[..., :2].norm(dim=-1)
 
 
-def rake_to(thing: Tensor, tool: Tensor, target: Tensor, half_size: Tensor, aside_first: bool = False) -> Tensor:
+def rake_to(thing: Tensor, tool: Tensor, target: Tensor, half_size: Tensor) -> Tensor:
     """(N, 2) m, the way that the rake has to go to bring an object at `thing` (N, 2 or 3) to `target`, the object first being let in.
 
     Args:
@@ -139,7 +141,6 @@ def rake_to(thing: Tensor, tool: Tensor, target: Tensor, half_size: Tensor, asid
         tool: the middle of the rod.
         target: where the object is to go.
         half_size: (N,) m, of the object.
-        aside_first: push sideways with a wing first, then forward with the rod: slower, but then friction between rod and object does nothing.
     """
     from_tool, wanted = (a[..., :2] - b[..., :2] for a, b in ((thing, tool), (target, thing)))
     gap = from_tool[..., 0] - half_size - ROD
@@ -147,23 +148,34 @@ def rake_to(thing: Tensor, tool: Tensor, target: Tensor, half_size: Tensor, asid
     slack = INSIDE - half_size  # of the object between the wings, to either side
     side = torch.where(wanted[..., 1].abs() < STRAIGHT, 0.0, wanted[..., 1] + wanted[..., 1].sign() * slack + from_tool[..., 1])
     along = (gap + wanted[..., 0]).clamp(min=0.0)
-    if aside_first:
-        along = torch.where(side.abs() > STRAIGHT, 0.0, along)
     return torch.stack([torch.where(inside, along, (gap - 0.4 * WING).clamp(min=ROD)), torch.where(inside, side, from_tool[..., 1])], -1)
 
 
-def carried(thing: Tensor, tool: Tensor, half_size: Tensor) -> Tensor:
-    """(N, 2) m, where the rake has pushed an object that was last seen at `thing`, if it went forward all the time."""
-    slack, forward = INSIDE - half_size, tool[..., 0] + ROD + half_size
-    entered = thing[..., 0] - half_size < tool[..., 0] + 0.5 * WING
-    y = torch.where(entered, torch.minimum(torch.maximum(thing[..., 1], tool[..., 1] - slack), tool[..., 1] + slack), thing[..., 1])
-    return torch.stack([torch.maximum(thing[..., 0], forward), y], -1)
+def corner_to(thing: Tensor, tool: Tensor, target: Tensor, half_size: Tensor) -> Tensor:
+    """(N, 2) m, the way that the rake has to go to bring an object out of sight to `target`, in the corner of the rod and the wing behind it.
+
+    There it cannot but lie still, so that the rake may go both ways at once, and where it is need not be seen. It coasts a bit beyond it at the end.
+
+    Args:
+        thing: (N, 2) or (N, 3) m, where the object was seen last, as are the next two.
+        tool: the middle of the rod.
+        target: where the object is to go.
+        half_size: (N,) m, of the object.
+    """
+    side = (target - thing)[..., 1].sign()
+    slack = INSIDE - half_size
+    entered = tool[..., 0] + 0.4 * WING > thing[..., 0] - half_size
+    beside = thing[..., 1] + side * (slack - CLEARANCE)
+    end = torch.stack([target[..., 0] - ROD - half_size - COAST[0], target[..., 1] + side * (slack - COAST[1])], -1)
+    way = end - tool[..., :2]
+    before = torch.stack([way[..., 0], beside - tool[..., 1]], -1)
+    return torch.where(entered.unsqueeze(-1), GENTLY * way, before)
 
 
 def turned(quat: Tensor) -> Tensor:
     """(..., 2) cosine and sine of four times the yaw: what can be told of the turn of a square."""
     matrix = rotation_from_wxyz(quat)
-    yaw = 4 * torch.atan2(matrix[..., 1, 0], matrix[..., 0, 0])
+    yaw = 4 * yaw_of(matrix)
     return torch.stack([yaw.cos(), yaw.sin()], -1)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metarl.robots import quadrotor
-from metarl.robots.kinematics import rotation_from_wxyz
+from metarl.robots.kinematics import rotation_from_wxyz, yaw_of
 from metarl.robots.spec import Controls
 from metarl.tasks import wind
 from metarl.tasks.parameters import Param
@@ -32,8 +32,8 @@ PAYLOAD_BELOW = 0.04  # m, the load hangs this far under the middle
 GUST_TIME = 1.5  # s, time constant of a gust
 TURBULENCE = 0.25  # deviation of a gust over the mean wind; sim-to-real work on quadrotors takes 0.2 to 0.4
 GRAVITY = 9.81  # m/s²
-MAX_PULL = 6.0  # m/s², of the expert towards the target
-POSITION_PART, POSITION_DAMPING = 0.18, 1.7  # of the expert's position loop: its speed over that of the tilt; twice its damping ratio
+HASTE = 0.7  # m/s, of the expert towards a target that is far off
+SPREAD = 0.7  # of the angles between the expert's poles: 0 puts all in one place, 1 is Butterworth's filter, which swings over by more
 
 
 def _efficiency(number: int, place: str) -> Param:
@@ -50,7 +50,7 @@ def _centre(axis: str) -> Param:
 class QuadrotorTrack(Task):
     """Reward per step: (1 - tanh d) / 3 + 2 (1 - tanh 20d) / 3, d the distance from the target in m; the episode ends where that is lost.
 
-    Worth knowing are the wind's force, the payload, the rotors and the centre of mass; the motors' lag is a nuisance.
+    Worth knowing are the wind's force, the payload and the rotors. The centre of mass costs an expert less, and the motors' lag next to nothing: nuisances.
     """
 
     name = "quadrotor_track"
@@ -148,6 +148,10 @@ class QuadrotorTrack(Task):
         thrust = quadrotor.HOVER + action[..., :1] * (quadrotor.MAX_THRUST - quadrotor.HOVER)
         return Controls(torch.cat([thrust.clamp(min=0.0), action[..., 1:] * action.new_tensor(quadrotor.MAX_RATE)], -1))
 
+    def action_of(self, executed: Tensor, readings: Readings) -> Tensor:
+        thrust = (executed[..., :1] - quadrotor.HOVER) / (quadrotor.MAX_THRUST - quadrotor.HOVER)
+        return torch.cat([thrust, executed[..., 1:] / executed.new_tensor(quadrotor.MAX_RATE)], -1)
+
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         distance = self.error(next_readings)
         return 1.0 - (torch.tanh(distance) + 2.0 * torch.tanh(20.0 * distance)) / 3.0
@@ -165,17 +169,20 @@ class QuadrotorTrack(Task):
 
     def expert(self, readings: Readings, told: Values) -> Tensor:
         """(N, 4) actions: acceleration towards the target, the wind's force, gusts included, and the rotors' torque compensated."""
-        # Tilt follows its command through the rate loop and the motors' lag: three equal poles are as fast as that goes without a swing.
-        lag, loop = told["motor_lag"].unsqueeze(-1), quadrotor.INERTIA[0] / quadrotor.RATE_GAIN[0]
-        pole = (1 / lag + 1 / loop) / 3
-        attitude_gain, damping = pole**3 * lag * loop, 3 * pole**2 * lag * loop - 1
-        slow = POSITION_PART * pole
-        position_gain, velocity_gain = slow**2, POSITION_DAMPING * slow
+        # From its command the place follows through the motors' lag, the rate loop and three integrations, the height through the lag and two. With what
+        # is measured fed back all poles can be put where they shall be, but that their sum is what lag and loop give.
+        lag, loop = told["motor_lag"].unsqueeze(-1) + 0.5 * self.decision_dt, quadrotor.INERTIA[0] / quadrotor.RATE_GAIN[0]
+        place, speed, tilt, spin, _ = _coefficients(1 / lag + 1 / loop, 5)
+        rise, climb, _ = _coefficients(1 / lag, 3)
+        attitude_gain, damping = tilt * lag * loop, spin * lag * loop - 1
+        position_gain = torch.cat([place / tilt, place / tilt, rise * lag], -1)
+        velocity_gain = torch.cat([speed / tilt, speed / tilt, climb * lag], -1)
         radius, rate = told["target_radius"].unsqueeze(-1), told["target_rate"].unsqueeze(-1)
         phase = readings["phase"] + rate * (1 + damping) / attitude_gain  # the tilt comes late: it is that for the target's path by then
         ahead = -(rate**2) * radius * torch.cat([phase.sin(), 2 * (2 * phase).sin(), 0 * phase], -1)
         error, error_rate = readings["target_pos"] - readings["pos"], readings["target_linvel"] - readings["linvel"]
-        wanted = ahead + (position_gain * error + velocity_gain * error_rate).clamp(-MAX_PULL, MAX_PULL)
+        far = HASTE * velocity_gain / position_gain
+        wanted = ahead + position_gain * error.clamp(-far, far) + velocity_gain * error_rate
         wanted[:, 2] += GRAVITY
         mass = quadrotor.MASS + told["payload"].unsqueeze(-1)
         force = mass * wanted - wind.drag(self.wind(readings, told), readings["linvel"], told["drag_area"].unsqueeze(-1))
@@ -186,12 +193,19 @@ class QuadrotorTrack(Task):
         efficiency = torch.stack([told[f"rotor_{i + 1}"] for i in range(4)], -1)
         thrust = (lift[:, 2] / efficiency.mean(-1)).clamp(0.0, quadrotor.MAX_THRUST)
         upward = lift / lift.norm(dim=-1, keepdim=True)
-        place = force.new_tensor(quadrotor.ROTORS)
-        lever = torch.stack([(efficiency * place[:, axis]).mean(-1) - efficiency.mean(-1) * told[f"com_{'xy'[axis]}"] for axis in range(2)], -1)
+        rotors = force.new_tensor(quadrotor.ROTORS)
+        lever = torch.stack([(efficiency * rotors[:, axis]).mean(-1) - efficiency.mean(-1) * told[f"com_{'xy'[axis]}"] for axis in range(2)], -1)
         torque = thrust.unsqueeze(-1) * torch.stack([lever[:, 1], -lever[:, 0]], -1)
         gain = force.new_tensor(quadrotor.RATE_GAIN[:2])
         spinning = (inward @ readings["angvel"].unsqueeze(-1)).squeeze(-1)[:, :2]
         rates = attitude_gain * torch.stack([-upward[:, 1], upward[:, 0]], -1) - damping * spinning - torque / gain
-        spin = -2.0 * torch.atan2(turned[:, 1, 0], turned[:, 0, 0])
+        yaw_rate = -2.0 * yaw_of(turned)
         more = (thrust - quadrotor.HOVER) / (quadrotor.MAX_THRUST - quadrotor.HOVER)
-        return torch.cat([more.unsqueeze(-1), torch.cat([rates, spin.unsqueeze(-1)], -1) / force.new_tensor(quadrotor.MAX_RATE)], -1).clamp(-1.0, 1.0)
+        return torch.cat([more.unsqueeze(-1), torch.cat([rates, yaw_rate.unsqueeze(-1)], -1) / force.new_tensor(quadrotor.MAX_RATE)], -1).clamp(-1.0, 1.0)
+
+
+def _coefficients(total: Tensor, order: int) -> list[Tensor]:
+    """Of the polynomial s^order + c[order - 1] s^(order - 1) + ... + c[0], its roots on a circle to the left, SPREAD, adding up to -total (N, 1)."""
+    angles = SPREAD * np.pi * (np.arange(order) - (order - 1) / 2) / order
+    unit = np.poly(-np.exp(1j * angles)).real
+    return [float(unit[order - power]) * (total / float(unit[1])) ** (order - power) for power in range(order)]

@@ -69,6 +69,6 @@ def through_fog(points: Tensor, visibility: Tensor, chance: Tensor, noise: Tenso
     Returns:
         (..., W, D) m, zeros for a point that is not seen.
     """
-    clear = transmission(points.norm(dim=-1), visibility.unsqueeze(-1))
+    clear = transmission(torch.linalg.vector_norm(points, dim=-1), visibility.unsqueeze(-1))
     seen = (chance < clear).unsqueeze(-1)
     return torch.where(seen, points + noise * (sigma / clear.sqrt()).unsqueeze(-1), 0.0)

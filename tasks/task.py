@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from metarl import robots
-from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec
+from metarl.robots.spec import ArmSpec, Controls, JointTrajectory, RobotSpec, Vec
 from metarl.tasks import parameters
-from metarl.tasks.parameters import SPLITS, Param, TaskBatch
+from metarl.tasks.parameters import Param, TaskBatch
 from metarl.tasks.sensing import Lidar
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Task(ABC):
     discrete: ClassVar[bool] = False  # an action is a choice between `action_names`
     reward_range: ClassVar[tuple[float, float]]
     error_unit: ClassVar[str] = "m"  # of `error`
+    goal_box: ClassVar[tuple[Vec, Vec] | None] = None  # m, corners of where the goal `target_pos` of an episode may be put; None where a task sets it
     physics_dt: ClassVar[float] = 0.004  # s
     warm_up: ClassVar[float] = 0.0  # s of physics between the start and the first observation
     rests: ClassVar[bool] = False  # everything is at rest between commands: for a robot that is told to stay where it is no physics is run
@@ -162,7 +163,7 @@ class Task(ABC):
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that it has tasks in."""
-        return tuple(self.published) or tuple(s for s in SPLITS if not s.startswith("ood") or any(p.options(s) for p in self.params))
+        return tuple(self.published) or parameters.splits(self.params)
 
     @property
     def robot(self) -> RobotSpec:
@@ -270,6 +271,20 @@ class Task(ABC):
         """The motion that an action (..., A) in [-1, 1] stands for, planned from what is sensed; an analytic task takes the action itself."""
         return action
 
+    def action_of(self, executed: Tensor, readings: Readings) -> Tensor | None:
+        """The action (..., A) that would have led to the set-point (..., J) or motor command (..., U) `executed` from the same readings, where a robot
+        executed another one than it was commanded; None where the task cannot say. Whoever asks looks whether `command` agrees.
+        """
+        return None
+
+    def told_by(self, command: JointTrajectory | Controls) -> Tensor:
+        """(N, A) the action behind a command, as far as `sense` and `remember` need it and the command shows it; 0 where it does not.
+
+        For whoever hears commands alone, as a simulated robot behind ROS does.
+        """
+        some = command.ctrl if isinstance(command, Controls) else command.qpos
+        return some.new_zeros(len(some), len(self.action_names))
+
     @abstractmethod
     def reward(self, readings: Readings, action: Tensor, next_readings: Readings) -> Tensor:
         """(...) from true readings before and after the action, inside `reward_range`."""
@@ -278,7 +293,8 @@ class Task(ABC):
         """(...) what a learner may be told in simulation in place of `reward`, from true readings after a decision.
 
         Either a publication did so, or it has the same expectation up to a constant, and less of chance in it. It is never what is judged, nor what an
-        adapter sees. Learners with a memory and PPO are told it, and PEARL's actor and critics; the others are told the reward.
+        adapter sees. Told it are PPO over trials, the outer steps after policy gradients, and the critics of PEARL and AMAGO. MetaGenRL is not: its agents
+        learn in training as they will on a robot, by critics who know the reward alone.
         """
         raise NotImplementedError(f"{self.name} tells nothing but its reward")
 
@@ -291,6 +307,11 @@ class Task(ABC):
         """(...) bool: the episode ended by itself. Time is `truncated`, and BatchedEnv's business."""
         some = next(iter(readings.values()))
         return torch.zeros(some.shape[:-1], dtype=torch.bool, device=some.device)
+
+    @property
+    def has_end(self) -> bool:
+        """Whether an episode may end by itself."""
+        return type(self).terminated is not Task.terminated
 
     @abstractmethod
     def success(self, readings: Readings) -> Tensor:

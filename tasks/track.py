@@ -6,12 +6,15 @@ that the place of a car along the track is known from its position alone.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from metarl.robots.spec import constant
 
 WAVES = (2.0, 3.0, 4.0)
+_FALLING = tuple(-wave for wave in WAVES)
 
 
 def shape(radius: Tensor, amplitudes: Tensor, phases: Tensor) -> Tensor:
@@ -19,24 +22,39 @@ def shape(radius: Tensor, amplitudes: Tensor, phases: Tensor) -> Tensor:
     return torch.cat([radius.unsqueeze(-1), amplitudes, phases], -1)
 
 
-def _waves(track: Tensor, angle: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Radius (...), wave numbers (3,), amplitudes and turns (..., 3) at angles (...), which may have one axis more than the tracks (..., 7)."""
+class _Curve(NamedTuple):
+    """The parts of a track (..., 7), for angles with as many axes or one more: radius (...), waves (3,), amplitudes, steepness and phases (..., 3)."""
+
+    radius: Tensor
+    waves: Tensor
+    amplitude: Tensor
+    steepness: Tensor
+    phase: Tensor
+
+
+def _curve(track: Tensor, angle: Tensor) -> _Curve:
     if angle.ndim == track.ndim:
         track = track.unsqueeze(-2)
-    waves = constant(WAVES, angle.dtype, angle.device)
-    return track[..., 0], waves, track[..., 1:4], angle.unsqueeze(-1) * waves - track[..., 4:7]
+    waves, falling = (constant(numbers, angle.dtype, angle.device) for numbers in (WAVES, _FALLING))
+    radius, amplitude, phase = track.split_with_sizes((1, 3, 3), -1)
+    return _Curve(radius.squeeze(-1), waves, amplitude, amplitude * falling, phase)
+
+
+def _turn(curve: _Curve, angle: Tensor) -> Tensor:
+    """(..., 3) rad, of the waves at angles (...)."""
+    return angle.unsqueeze(-1) * curve.waves - curve.phase
 
 
 def _distance(track: Tensor, angle: Tensor) -> Tensor:
     """Distance r (...) in m from the origin at angles (...)."""
-    radius, _, amplitude, turn = _waves(track, angle)
-    return radius * (1 + (amplitude * turn.cos()).sum(-1))
+    curve = _curve(track, angle)
+    return curve.radius * (1 + (curve.amplitude * _turn(curve, angle).cos()).sum(-1))
 
 
-def _polar(track: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+def _polar(curve: _Curve, angle: Tensor) -> tuple[Tensor, Tensor]:
     """The same, and its slope by the angle (...) in m/rad."""
-    radius, waves, amplitude, turn = _waves(track, angle)
-    return radius * (1 + (amplitude * turn.cos()).sum(-1)), radius * (-amplitude * waves * turn.sin()).sum(-1)
+    turn = _turn(curve, angle)
+    return curve.radius * (1 + (curve.amplitude * turn.cos()).sum(-1)), curve.radius * (curve.steepness * turn.sin()).sum(-1)
 
 
 def position(track: Tensor, angle: Tensor) -> Tensor:
@@ -47,21 +65,24 @@ def position(track: Tensor, angle: Tensor) -> Tensor:
 
 def direction(track: Tensor, angle: Tensor) -> Tensor:
     """(...) rad, of the way along the centre line at angles (...) in rad."""
-    r, slope = _polar(track, angle)
+    r, slope = _polar(_curve(track, angle), angle)
     return angle + torch.atan2(r, slope)
 
 
 def metres_per_radian(track: Tensor, angle: Tensor) -> Tensor:
     """(...) m/rad, length of the centre line by angle."""
-    r, slope = _polar(track, angle)
-    return torch.sqrt(r**2 + slope**2)
+    return _pace(*_polar(_curve(track, angle), angle))
+
+
+def _pace(r: Tensor, slope: Tensor) -> Tensor:
+    return torch.sqrt(r.square() + slope.square())
 
 
 def curvature(track: Tensor, angle: Tensor) -> Tensor:
     """(...) 1/m, positive where the track turns left."""
-    r, slope = _polar(track, angle)
-    radius, waves, amplitude, turn = _waves(track, angle)
-    bend = -radius * (amplitude * turn.cos() * waves**2).sum(-1)
+    curve = _curve(track, angle)
+    r, slope = _polar(curve, angle)
+    bend = -curve.radius * (curve.amplitude * _turn(curve, angle).cos() * curve.waves**2).sum(-1)
     return (r**2 + 2 * slope**2 - r * bend) / (r**2 + slope**2) ** 1.5
 
 
@@ -73,8 +94,22 @@ def angle_of(pos: Tensor) -> Tensor:
 def offset(track: Tensor, pos: Tensor) -> Tensor:
     """(...) m from the centre line, positive to the left of the way, at positions (..., 2 or more) near the track."""
     angle = angle_of(pos)
-    r, slope = _polar(track, angle)
-    return (r - pos[..., :2].norm(dim=-1)) * r / torch.sqrt(r**2 + slope**2)
+    r, slope = _polar(_curve(track, angle), angle)
+    return _beside(r, _pace(r, slope), pos)
+
+
+def _beside(r: Tensor, pace: Tensor, pos: Tensor) -> Tensor:
+    return (r - torch.linalg.vector_norm(pos[..., :2], dim=-1)) * r / pace
+
+
+def lane(track: Tensor, pos: Tensor, distances: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Of positions (..., 2 or more) near the track: `direction` and `offset` there, and (..., W, 2) m, the points W distances in m further along it."""
+    angle = angle_of(pos)
+    curve = _curve(track, angle)
+    r, slope = _polar(curve, angle)
+    pace = _pace(r, slope)
+    points = position(track, _further(curve, angle, pace, distances))
+    return angle + torch.atan2(r, slope), _beside(r, pace, pos), points
 
 
 def progress(track: Tensor, before: Tensor, after: Tensor) -> Tensor:
@@ -86,17 +121,26 @@ def progress(track: Tensor, before: Tensor, after: Tensor) -> Tensor:
 
 def ahead(track: Tensor, angle: Tensor, distances: tuple[float, ...]) -> Tensor:
     """(..., W) rad, the angles that lie W distances in m further along the centre line than `angle` (...)."""
-    angles, done = [], 0.0
+    curve = _curve(track, angle)
+    return _further(curve, angle, _pace(*_polar(curve, angle)), distances)
+
+
+def _further(curve: _Curve, angle: Tensor, pace: Tensor, distances: tuple[float, ...]) -> Tensor:
+    """The same, where the pace (...) at the first angle in m/rad is known."""
+    angles: list[Tensor] = []
+    done = 0.0
     for distance in distances:
         step = distance - done
-        middle = angle + 0.5 * step / metres_per_radian(track, angle)
-        angle, done = angle + step / metres_per_radian(track, middle), distance
+        if angles:
+            pace = _pace(*_polar(curve, angle))
+        middle = angle + 0.5 * step / pace
+        angle, done = angle + step / _pace(*_polar(curve, middle)), distance
         angles.append(angle)
     return torch.stack(angles, -1)
 
 
-def into_frame(points: Tensor, pos: Tensor, yaw: Tensor) -> Tensor:
-    """(..., W, 2) m, points (..., W, 2) as seen from a car at `pos` (..., 2 or more) that heads towards `yaw` (...)."""
+def into_frame(points: Tensor, pos: Tensor, heading: Tensor) -> Tensor:
+    """(..., W, 2) m, points (..., W, 2) as seen from a car at `pos` (..., 2 or more) whose heading has this sine and cosine (..., 2)."""
     x, y = (points - pos[..., None, :2]).unbind(-1)
-    cos, sin = yaw.cos().unsqueeze(-1), yaw.sin().unsqueeze(-1)
+    sin, cos = heading.unsqueeze(-2).unbind(-1)
     return torch.stack([cos * x + sin * y, cos * y - sin * x], -1)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from metarl.robots.spec import constant
+
 AIR_DENSITY = 1.225  # kg/m³, standard atmosphere at sea level
 GUST_SCALE = (1.0, 1.0, 0.5)  # vertical gusts near the ground are about half as strong as horizontal ones (MIL-F-8785C, low altitude)
 
@@ -38,7 +40,7 @@ def next_gust(gust: Tensor, dt: float, time_constant: float, rng: torch.Generato
 
 def gusty(mean: Tensor, gust: Tensor, turbulence: float) -> Tensor:
     """(..., 3) m/s: mean wind (..., 3) and standard gusts (..., 3), whose deviation is `turbulence` times the mean speed."""
-    return mean + gust * gust.new_tensor(GUST_SCALE) * (turbulence * mean.norm(dim=-1, keepdim=True))
+    return mean + gust * constant(GUST_SCALE, gust.dtype, gust.device) * (turbulence * torch.linalg.vector_norm(mean, dim=-1, keepdim=True))
 
 
 def drag(wind: Tensor, linvel: Tensor, drag_area: Tensor | float) -> Tensor:
@@ -50,7 +52,7 @@ def drag(wind: Tensor, linvel: Tensor, drag_area: Tensor | float) -> Tensor:
         drag_area: (..., 1) or one m², drag coefficient times area.
     """
     air = wind - linvel
-    return 0.5 * AIR_DENSITY * drag_area * air.norm(dim=-1, keepdim=True) * air
+    return 0.5 * AIR_DENSITY * drag_area * torch.linalg.vector_norm(air, dim=-1, keepdim=True) * air
 
 
 def as_wrench(force: Tensor) -> Tensor:

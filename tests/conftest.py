@@ -41,11 +41,11 @@ def small_config():
 
 @pytest.fixture(scope="session")
 def small_algorithm(small_config):
-    """small_algorithm(name, task="point_navigation", seed=1)."""
+    """small_algorithm(name, task="point_navigation", seed=1, **overrides): `overrides` are those of `small_config`."""
 
-    def make(name, task="point_navigation", seed=1):
+    def make(name, task="point_navigation", seed=1, **overrides):
         made = tasks.make(task)
-        return algos.load(name)(made.spec, made.params, small_config(name), seed)
+        return algos.load(name)(made.spec, made.params, small_config(name, **overrides), seed)
 
     return make
 
@@ -61,3 +61,22 @@ def small_rollout():
         return collect(env, algorithm.adapter(config.num_tasks, config.num_robots, training=True), explore=True)
 
     return make
+
+
+@pytest.fixture
+def as_slow_as_a_robot():
+    """as_slow_as_a_robot(task): the task, whose planned motions take as long as the robot's joints need, as they do on ROS; for one simulation."""
+    from metarl.ros_nodes.wires import wire
+
+    def slowed(task):
+        decided, hung = task.command, wire(task.robot_name)
+
+        def command(action, readings):
+            motion = decided(action, readings)
+            one = type(motion)(motion.qpos[0], motion.qvel[0], motion.dt, motion.gripper if motion.gripper is None else motion.gripper[0])
+            return hung.executable(hung.planned(one, 0))
+
+        task.command = command
+        return task
+
+    return slowed

@@ -58,7 +58,7 @@ def test_wheel_holds_every_module_and_data_file(wheel):
     expected = {f"metarl/{p.relative_to(ROOT / 'metarl')}" for p in (ROOT / "metarl").rglob("*.py")}
     expected |= {f"metarl/{p.relative_to(ROOT)}" for folder in LINKED for p in (ROOT / folder).rglob("*.py")}
     expected |= {f"metarl/zoo/{p.name}" for p in (ROOT / "metarl" / "zoo").iterdir() if p.is_file()}
-    expected |= {"metarl/py.typed"}
+    expected |= {"metarl/py.typed", "metarl/ros_nodes/loopback.xml"}
     assert {"metarl/robots/arm7.py", "metarl/tasks/simulators/mujoco.py", "metarl/ros_nodes/adapter_node.py", "metarl/algos/rl2.py"} <= expected
     assert of_the_package(wheel.namelist()) == expected
 

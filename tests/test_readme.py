@@ -32,6 +32,14 @@ def commands(block: str) -> list[str]:
 
 BASH = blocks("bash")
 SLOW_COMMANDS = [line for block in BASH for line in commands(block) if line.startswith(SLOW)]
+LEFT = sorted({name for block in BASH for name in re.findall(r"--(?:plot|video|json|markdown) (\S+)", block)})
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
+def test_what_commands_leave_behind_is_no_part_of_the_repository():
+    ignored = subprocess.run(["git", "check-ignore", *LEFT], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert LEFT
+    assert ignored == LEFT
 
 
 @pytest.fixture

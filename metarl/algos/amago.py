@@ -24,6 +24,7 @@ Deviations from the paper and its code, and why:
 - a small bonus on entropy keeps actors from closing before the sparse reward was met (the code has noise alone).
 - noise: each learner in training draws a part of its trial's actions, up to a limit that falls with time, uniformly; the code's bilevel noise.
 - a trial is never cut.
+- where a task has a `training_reward`, that is the critics' r, as in rl2.py; the memory takes in the reward itself.
 As in the paper, and unlike the value functions of the other learners here, critics are not told the task's parameters: what they must find out for
 themselves is what teaches the memory.
 """
@@ -33,7 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ from torch.nn.functional import pad
 
 from metarl import sac
 from metarl.algorithm import MetaRLAlgorithm
-from metarl.networks import Categorical, PopArt
+from metarl.networks import Categorical, PopArt, root_mean_square
 from metarl.returns import masked_mean
 from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
@@ -261,6 +262,11 @@ class TransformerAdapter:
     def adapt(self) -> None:
         """Nothing: the memory has adapted already."""
 
+    @torch.no_grad()
+    def distance(self, prior: Self) -> float:
+        """Root mean square of the change of what is known, before its layer norm's gains, where opposite vectors are 2 apart."""
+        return 0.5 * root_mean_square((self.cache.known - prior.cache.known) / self.network.memory.norm.weight)
+
 
 # ---- learning ---------------------------------------------------------------------------------------------------------------
 
@@ -341,7 +347,7 @@ class AMAGO(MetaRLAlgorithm):
         value = judged.target_value[trusted.to(self.device)].amin(0) * net.popart.std + net.popart.mean
         follows = pad(said.valid[:, 1:], (0, 1)).unsqueeze(-1)
         gamma = 1 - 1 / torch.tensor(cfg.lookahead, device=self.device)
-        return said.reward.unsqueeze(-1) + gamma * follows * pad(value[:, 1:], (0, 0, 0, 1))
+        return said.told_reward.unsqueeze(-1) + gamma * follows * pad(value[:, 1:], (0, 0, 0, 1))
 
     def loss(self, said: Trials, judged: Judged, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of all losses, and what to log of it."""

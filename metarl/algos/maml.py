@@ -25,6 +25,7 @@ from metarl.inner_steps import (
     Adaptation,
     BatchedPolicy,
     Jacobian,
+    Objective,
     Outputs,
     PolicyMetric,
     Segment,
@@ -32,7 +33,6 @@ from metarl.inner_steps import (
     constant,
     inner_gradient,
     kl_divergence,
-    log_prob_objective,
     ratio_objective,
 )
 from metarl.rollout import Rollout
@@ -61,7 +61,8 @@ class OuterProblem:
     """What TRPO needs to know at a meta-vector: loss, gradient, Fisher products, and loss and KL divergence elsewhere.
 
     Args:
-        policy, config: of the algorithm.
+        policy, objective: of the inner steps.
+        config: see there.
         vector: meta-vector: theta, and log alpha behind it where that is learned.
         alpha: (P,) present step sizes.
         inner: segments that inner steps are made from, in their order.
@@ -70,11 +71,11 @@ class OuterProblem:
     """
 
     def __init__(
-        self, policy: BatchedPolicy, config: MAMLConfig, vector: Tensor, alpha: Tensor, inner: Sequence[Segment], outer: Sequence[Segment], first_order: bool
+        self, policy: BatchedPolicy, objective: Objective, config: MAMLConfig, vector: Tensor, alpha: Tensor,
+        inner: Sequence[Segment], outer: Sequence[Segment], first_order: bool,
     ) -> None:  # fmt: skip
-        self.policy, self.config, self.alpha, self.inner, self.outer, self.first_order = policy, config, alpha, inner, outer, first_order
-        self.num_tasks = len(inner[0].obs)
-        self.objective = ratio_objective if config.credit == "curvature" else log_prob_objective
+        self.policy, self.objective, self.config, self.alpha = policy, objective, config, alpha
+        self.inner, self.outer, self.first_order, self.num_tasks = inner, outer, first_order, len(inner[0].obs)
         self.adaptation = self._adapt(vector, inner, create_graph=not first_order)
         self.sampled = [segment._replace(sampled=x) for segment, x in zip(inner, self.adaptation.log_probs, strict=True)]
         self.thetas = self.adaptation.thetas[-len(outer) :]
@@ -140,7 +141,7 @@ class MAML(GradientBased):
         cfg, network = self.config, self.network
         rollout = rollout.to(network.theta.device)
         vector = self.meta_vector
-        problem = OuterProblem(network.policy, cfg, vector, network.alpha, *self.segments(rollout), self.first_order)
+        problem = OuterProblem(network.policy, self.objective, cfg, vector, network.alpha, *self.segments(rollout), self.first_order)
         region = TrustRegion(cfg.max_kl, cfg.cg_iterations, cfg.damping, cfg.backtracks, cfg.shrink)
         outcome = trust_region_step(vector, problem.loss, problem.gradient, problem.fisher(), problem.evaluate, region)
         for part, moved in zip(self.learned, outcome.params.split(len(network.theta)), strict=True):

@@ -25,6 +25,7 @@ Deviations from the paper and its code (louiskirsch/metagenrl), and why:
 - Q counts in units of its own spread in each agent, instead of clipping each agent's meta-gradient; and the step that the objective is judged by has a
   fixed length. Agents take steps of Adam, which do not grow with L either; without this, L grew into the hundreds within twenty rollouts.
 - a policy waits until its critics have taken `head_start` steps: what they say before is chance, and it would be followed far.
+- policies have tanh units: with relu, whose outputs grow with the distance, some new agents ran away and never turned back.
 - exploration is larger (the paper: 0.1) and takes the place of 10 000 uniform actions, for agents have few episodes.
 - the memory is the minimal GRU of Feng et al. 2024 (2410.01201), whose gates read inputs alone: one operation at each time in place of some ten,
   all of which are differentiated twice. A sum of discounted temporal differences, which generalised advantages are, is within its reach.
@@ -35,14 +36,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from metarl.algorithm import MetaRLAlgorithm
-from metarl.networks import Normalizer
+from metarl.networks import Normalizer, relative_change
 from metarl.objective import Objective
 from metarl.population import Agents, Episodes, Segments, agent_mean, standardised
 from metarl.returns import masked_mean
@@ -92,8 +93,8 @@ class MetaGenRLConfig:
     """s: what critics are told of a reward."""
     learning_rate: float = 1e-3
     """Of the Adams of policies, in the population."""
-    new_learning_rate: float = 3e-4
-    """The same of agents in new tasks, where nobody helps a policy that has run ahead of what its critics know."""
+    new_learning_rate: float = 1e-3
+    """The same of agents in new tasks."""
     critic_learning_rate: float = 3e-3
     """Of the Adams of critics."""
     meta_learning_rate: float = 3e-3
@@ -187,6 +188,11 @@ class NewAgentAdapter(AgentAdapter):
         self.valid, self.time = torch.zeros_like(self.valid), 0
         for update in range(self.algorithm.config.updates):
             self.algorithm.practise(self.agents, update, self.generator)
+
+    @torch.no_grad()
+    def distance(self, prior: Self) -> float:
+        """Largest relative change of a layer of the policies."""
+        return relative_change(self.agents.policy, prior.agents.policy, self.agents.acts.shapes)
 
 
 # ---- learning ---------------------------------------------------------------------------------------------------------------

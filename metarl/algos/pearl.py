@@ -31,14 +31,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from metarl import sac
-from metarl.algorithm import MetaRLAlgorithm
-from metarl.networks import Normalizer
+from metarl.algorithm import FAR, MetaRLAlgorithm
+from metarl.networks import Normalizer, root_mean_square
 from metarl.replay import Decisions, Replay
 from metarl.rollout import Rollout
 from metarl.tasks.batched_env import Step
@@ -84,6 +84,8 @@ class PEARLConfig:
     """gamma."""
     learning_rate: float = 1e-3
     """Of all Adams."""
+    max_gradient_norm: float = 5.0
+    """Longest gradient of each Adam: a single one that is fifty times as long as usual makes the critics' error ten times as large for dozens of steps."""
     target_rate: float = 0.005
     """tau, by which target critics follow in each step."""
     reward_scale: float = 0.2
@@ -205,6 +207,11 @@ class PosteriorAdapter:
         self.episode += 1
         self._draw()
 
+    @torch.no_grad()
+    def distance(self, prior: Self) -> float:
+        """How far from the prior's mean, 0, the posterior's mean and what is drawn from it lie, in standard deviations of the prior, 1, over FAR."""
+        return max(root_mean_square(x) for x in (self.evidence.posterior().mean, self.mean, self.latent)) / FAR
+
     def _noise(self, shape: torch.Size) -> Tensor:
         new, kept = self.algorithm.noise(*shape), self.algorithm.config.noise_correlation
         self.noise = new if self.noise is None else kept * self.noise + math.sqrt(1 - kept**2) * new
@@ -324,6 +331,7 @@ class PEARL(MetaRLAlgorithm):
         optimizer = self.optimizers[name]
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.config.max_gradient_norm)
         optimizer.step()
 
     # ---- files ------------------------------------------------------------------------------------------------------------

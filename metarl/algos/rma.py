@@ -18,13 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from metarl.gru import unroll
-from metarl.networks import mlp
+from metarl.networks import mlp, root_mean_square
 from metarl.returns import masked_mean
 from metarl.rollout import Rollout
 from metarl.tasks.parameters import Param
@@ -89,6 +89,10 @@ class StudentAdapter(TrialAdapter):
         """Advance the memory of the robots whose step is valid."""
         hidden = self.algorithm.student.gru(transition.unsqueeze(1), self.hidden)[1]
         self.hidden = torch.where(valid.unsqueeze(-1), hidden, self.hidden)
+
+    def distance(self, prior: Self) -> float:
+        """Root mean square of the change of units between -1 and 1."""
+        return root_mean_square(self.hidden - prior.hidden)
 
 
 class TeacherAdapter(StudentAdapter):

@@ -8,12 +8,13 @@ transitions. Every layer puts what it finds beside what it was given (dense conn
     attention                     x_t <- [x_t, sum_{s <= t} softmax_s(q(x_t) . k(x_s) / sqrt(A)) v(x_s)]
 
 A linear embedding, two TC blocks and one attention of one head, as for the paper's bandits and tabular MDPs. In training all tokens are computed at
-once; an adapter keeps the x, k and v of its trial, so that a decision costs one token and not the whole trial.
+once; an adapter keeps k, v and the past half of W x for each token of its trial, so that a decision costs one token and not the whole trial.
 
 Deviations from the paper: PPO with generalised advantages in place of TRPO. The memory takes in transitions, o' among them, and the policy reads o
-directly beside it, for the reasons given in rl2.py. In training the value function is told the task's parameters and the time left, and PPO maximises a
-task's `training_reward` where it has one, as in rl2.py. In a trial that is longer than those of training, the convolutions see its last part, and the
-attention all of it.
+directly beside it, for the reasons given in rl2.py. A dense block adds 16 numbers by default (`filters`), where the paper's bandits and tabular MDPs
+have 32, and 8 in the presets of trials of 100 decisions, to save time. In training the value function is told the task's parameters and the time
+left, and PPO maximises a task's `training_reward` where it has one, as in rl2.py. In a trial that is longer than those of training, the convolutions
+see its last part, and the attention all of it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from metarl.networks import root_mean_square
 from metarl.trial_ppo import Batch, TrialAdapter, TrialNetwork, TrialPPO, TrialPPOConfig
 from metarl.trials import transition_size
 
@@ -57,13 +60,21 @@ class Snail(nn.Module):
     def forward(self, transition: Tensor) -> Tensor:
         """(N, T + 1, F) before and after each of the transitions (N, T, I)."""
         x = self.embed(nn.functional.pad(transition, (0, 0, 1, 0)))
-        for dilation, linear in zip(self.dilations, self.dense, strict=True):
-            # both taps in one product, and what it says of the past is moved, which is narrower than the past itself
-            now, past = nn.functional.linear(x, torch.cat(linear.weight.chunk(2, -1))).chunk(2, -1)
-            past = nn.functional.pad(past, (0, 0, dilation, 0))[:, : x.shape[1]]
-            x = torch.cat([x, gate(now + past + linear.bias)], -1)
-        read = nn.functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x), is_causal=True)
+        of_dense = (p for linear in self.dense for p in (linear.weight, linear.bias))
+        x = DenseBlocks.apply(x, self.dilations, *of_dense)  # type: ignore[no-untyped-call]
+        query, key, value = self.attend(x).unsqueeze(-3).chunk(3, -1)
+        read = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True).squeeze(-3)
         return torch.cat([x, read], -1)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """(..., 3 A) queries, keys and values of what the blocks found (..., S), in one product."""
+        heads = self.query, self.key, self.value
+        return nn.functional.linear(x, torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads]))
+
+
+def taps(weight: Tensor) -> Tensor:
+    """(4 F, S) of a dense block's weights (2 F, 2 S): what a token says to itself, and below it what it says to a later one."""
+    return torch.cat(weight.chunk(2, -1))
 
 
 def gate(x: Tensor) -> Tensor:
@@ -72,8 +83,61 @@ def gate(x: Tensor) -> Tensor:
     return torch.tanh(found) * torch.sigmoid(let)
 
 
+class DenseBlocks(torch.autograd.Function):
+    """All that dense blocks find (N, T, S) from what they are given (N, T, E), with weights (2 F, 2 size) and biases (2 F,) in turns.
+
+    Dense connections are views of one store here, and so are their gradients: torch would copy what was found before at each block, forwards and backwards.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, dilations: list[int], *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[::2], parameters[1::2]
+        size, filters = given.shape[-1], len(biases[0]) // 2
+        x = given.new_empty(*given.shape[:2], size + len(weights) * filters)
+        x[..., :size] = given
+        halves = []
+        for dilation, weight, bias in zip(dilations, weights, biases, strict=True):
+            # both taps in one product, and what it says to later tokens is moved, which is narrower than the past itself
+            now, later = (x.flatten(0, 1)[:, :size] @ taps(weight).t()).unflatten(0, x.shape[:2]).chunk(2, -1)
+            now = now + bias
+            now[:, dilation:] += later[:, :-dilation]
+            found, let = torch.tanh(now[..., :filters]), torch.sigmoid(now[..., filters:])
+            torch.mul(found, let, out=x[..., size : size + filters])
+            halves += [found, let]
+            size += filters
+        ctx.dilations = dilations
+        ctx.save_for_backward(x, *weights, *halves)
+        return x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        count = len(ctx.dilations)
+        x, weights, halves = ctx.saved_tensors[0], ctx.saved_tensors[1 : count + 1], ctx.saved_tensors[count + 1 :]
+        filters, size = halves[0].shape[-1], x.shape[-1]
+        grad = grad.clone(memory_format=torch.contiguous_format)  # grows into the whole gradient by x
+        by_taps = grad.new_empty(*x.shape[:2], 4 * filters)
+        now, later = by_taps.chunk(2, -1)
+        by_parameters: list[Tensor] = []
+        for i in range(count - 1, -1, -1):
+            size, dilation, (found, let) = size - filters, ctx.dilations[i], halves[2 * i : 2 * i + 2]
+            by_found = grad[..., size : size + filters] * let
+            torch.addcmul(by_found, by_found * found, found, value=-1, out=now[..., :filters])
+            torch.mul(by_found * found, 1 - let, out=now[..., filters:])
+            later[:, :-dilation] = now[:, dilation:]
+            later[:, -dilation:] = 0
+            flat = by_taps.flatten(0, 1)
+            by_weight = torch.cat((flat.t() @ x.flatten(0, 1)[:, :size]).chunk(2), -1)
+            by_parameters = [by_weight, now.sum((0, 1)), *by_parameters]
+            grad.flatten(0, 1)[:, :size].addmm_(flat, taps(weights[i]))
+        return grad[..., :size], None, *by_parameters
+
+
 class SnailAdapter(TrialAdapter):
-    """What M x R learners have seen: the layers' outputs for each token so far, (M * R, S, ...), and how many tokens there are, (M * R,)."""
+    """What M x R learners have seen, (M * R, S, ...): of each token so far what it says to later ones, to the blocks and to the attention.
+
+    `tokens` (M * R,) is how many there are, which is also where the next one goes.
+    """
 
     algorithm: SNAIL
 
@@ -81,13 +145,13 @@ class SnailAdapter(TrialAdapter):
     def reset(self) -> None:
         """Back to the empty token."""
         memory, robots, device = self.algorithm.memory, self.shape[0] * self.shape[1], self.task.device
-        spec, attention = self.algorithm.spec, self.algorithm.config.attention_size
-        self.room = spec.horizon * spec.episodes_per_trial + 1
-        self.x = torch.zeros(robots, self.room, memory.sizes[-1], device=device)
-        self.keys, self.values = (torch.zeros(robots, self.room, attention, device=device) for _ in range(2))
+        spec, config = self.algorithm.spec, self.algorithm.config
+        self.room, self.longest = spec.horizon * spec.episodes_per_trial + 1, 0
+        self.later = torch.zeros(robots, self.room, len(memory.dilations), 2 * config.filters, device=device)
+        self.keys, self.values = (torch.zeros(robots, self.room, config.attention_size, device=device) for _ in range(2))
         self.tokens = torch.zeros(robots, dtype=torch.long, device=device)
-        self.rows = torch.arange(robots, device=device)
-        self.longest = 0
+        self.rows, self.blocks = torch.arange(robots, device=device), torch.arange(len(memory.dilations), device=device)
+        self.reach = torch.tensor(memory.dilations, device=device)
         self.found = torch.zeros(robots, memory.output_size, device=device)
         self.remember(torch.zeros(robots, memory.embed.in_features, device=device), torch.ones(robots, dtype=torch.bool, device=device))
 
@@ -95,25 +159,41 @@ class SnailAdapter(TrialAdapter):
         """(M, R, F) what was found at the last token."""
         return self.found.unflatten(0, self.shape)
 
+    def distance(self, prior: Self) -> float:
+        """Root mean square of the change of what was found, most of which gates let through: numbers between -1 and 1."""
+        return root_mean_square(self.found - prior.found)
+
     def remember(self, transition: Tensor, valid: Tensor) -> None:
         """One more token for the robots whose step is valid; the others' next token takes its place."""
         if self.longest == self.room:  # a trial longer than those of training
-            self.x, self.keys, self.values = (nn.functional.pad(x, (0, 0, 0, self.room)) for x in (self.x, self.keys, self.values))
+            self.later = nn.functional.pad(self.later, (0, 0, 0, 0, 0, self.room))
+            self.keys, self.values = (nn.functional.pad(x, (0, 0, 0, self.room)) for x in (self.keys, self.values))
             self.room *= 2
         self.longest += 1
-        memory = self.algorithm.memory
-        x = memory.embed(transition)
-        for dilation, linear in zip(memory.dilations, memory.dense, strict=True):
-            before = self.tokens - dilation
-            past = self.x[self.rows, before.clamp(min=0), : x.shape[-1]] * (before >= 0).unsqueeze(-1)
-            x = torch.cat([x, gate(linear(torch.cat([x, past], -1)))], -1)
-        for store, new in ((self.x, x), (self.keys, memory.key(x)), (self.values, memory.value(x))):
-            store[self.rows, self.tokens] = new
-        score = (self.keys @ memory.query(x).unsqueeze(-1)).squeeze(-1) / math.sqrt(self.keys.shape[-1])
-        later = torch.arange(self.room, device=score.device) > self.tokens.unsqueeze(-1)
-        read = (score.masked_fill(later, -math.inf).softmax(-1).unsqueeze(1) @ self.values).squeeze(1)
+        x = self._dense(self.algorithm.memory.embed(transition))
+        query, key, value = self.algorithm.memory.attend(x).chunk(3, -1)
+        self.keys[self.rows, self.tokens], self.values[self.rows, self.tokens] = key, value
+        keys, values = self.keys[:, : self.longest], self.values[:, : self.longest]
+        score = (keys @ query.unsqueeze(-1)).squeeze(-1) / math.sqrt(keys.shape[-1])
+        unwritten = torch.arange(self.longest, device=score.device) > self.tokens.unsqueeze(-1)
+        read = (score.masked_fill(unwritten, -math.inf).softmax(-1).unsqueeze(1) @ values).squeeze(1)
         self.found = torch.where(valid.unsqueeze(-1), torch.cat([x, read], -1), self.found)
         self.tokens = self.tokens + valid
+
+    def _dense(self, given: Tensor) -> Tensor:
+        """(M * R, S) what the blocks find at the next token, of what they are given (M * R, E)."""
+        memory, size, filters = self.algorithm.memory, given.shape[-1], self.algorithm.config.filters
+        before = self.tokens.unsqueeze(-1) - self.reach
+        past = self.later[self.rows.unsqueeze(-1), before.clamp(min=0), self.blocks] * (before >= 0).unsqueeze(-1)
+        x = given.new_empty(len(given), memory.sizes[-1])
+        x[:, :size], says = given, []
+        for linear, said in zip(memory.dense, past.unbind(1), strict=True):
+            now, later = (x[:, :size] @ taps(linear.weight).t()).chunk(2, -1)
+            x[:, size : size + filters] = gate(now + said + linear.bias)
+            says.append(later)
+            size += filters
+        self.later[self.rows, self.tokens] = torch.stack(says, 1)
+        return x
 
 
 class SNAIL(TrialPPO):

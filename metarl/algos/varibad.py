@@ -17,7 +17,9 @@ Deviations from the paper and its code, and why:
   KL is taken at every t. The loss is -ELBO per decision, which changes neither its optimum nor the weight of KL against all the T terms of the sum.
 - the reward decoder reads o, a and o', where the code reads o' alone, or has one output per grid cell: nothing is known of the task in advance.
   What it reads of a decision does not depend on m, so its first layer is computed once per decision and once per belief, and only added for each pair.
-- encoder inputs go into the GRU without embeddings, and beliefs to the policy through a running normaliser, as in the code.
+- encoder inputs go into the GRU without embeddings, and beliefs to the policy through a running normaliser, as in the code. Whether an episode has just
+  ended is told to the encoder alone: the policy gets no flag and no time but by the belief.
+- where a trial is long, the encoder's update gates may begin so that its memory spans it (`memory_span`), as in rl2.py.
 - in training the value function is told the task's parameters and the time left, as that of every learner here: see metarl/trial_ppo.py.
 """
 
@@ -25,13 +27,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from metarl.gru import unroll
-from metarl.networks import Normalizer
+from metarl.algorithm import FAR
+from metarl.gru import keep_for, unroll
+from metarl.networks import Normalizer, root_mean_square
 from metarl.returns import masked_mean
 from metarl.rollout import Rollout
 from metarl.tasks.parameters import Param
@@ -46,6 +49,8 @@ class VariBADConfig(TrialPPOConfig):
 
     hidden_size: int = 64
     """Size of the encoder's memory."""
+    memory_span: int = 1
+    """Decisions over which it keeps what it holds before it has learned what to keep, see `metarl.gru.keep_for`; 1: torch's own gates."""
     latent_size: int = 5
     """Size of the latent m, L."""
     decoder_layers: tuple[int, ...] = (64, 32)
@@ -146,6 +151,13 @@ class BeliefAdapter(TrialAdapter):
         self.hidden = torch.where(valid.unsqueeze(-1), hidden, self.hidden)
         self.belief = self.algorithm.encoder.belief(self.hidden[0])
 
+    @torch.no_grad()
+    def distance(self, prior: Self) -> float:
+        """Of the memory, whose units lie between -1 and 1, or of the belief in standard deviations of those of training over FAR, whichever is more."""
+        change = torch.cat(self.belief, -1) - torch.cat(prior.belief, -1)
+        spread = (self.algorithm.encoder.normalizer.var + 1e-8).sqrt()
+        return max(root_mean_square(self.hidden - prior.hidden), root_mean_square(change / spread) / FAR)
+
 
 @dataclass
 class BeliefBatch(Batch):
@@ -178,6 +190,8 @@ class VariBAD(TrialPPO):
         """The encoder, and a policy and a value function that read its belief."""
         cfg = self.config
         encoder = Encoder(transition_size(self.spec), cfg.hidden_size, cfg.latent_size)
+        if cfg.memory_span > 1:
+            keep_for(encoder.gru, cfg.memory_span)
         return TrialNetwork(self.spec, len(self.params), encoder, 2 * cfg.latent_size, cfg.layers, cfg.initial_std)
 
     def ppo_parameters(self) -> list[nn.Parameter]:

@@ -27,7 +27,7 @@ class AnalyticSimulator(Simulator):
         self._state = start
         return self._state
 
-    def step(self, command: Tensor, active: Tensor) -> Readings:
+    def step(self, command: Tensor, active: Tensor | None) -> Readings:
         after = self.task.dynamics(self._state, command, self._values, self._rng)
-        self._state = {k: torch.where(active.unsqueeze(-1), v, self._state[k]) for k, v in after.items()}
+        self._state = after if active is None else {k: torch.where(active.unsqueeze(-1), v, self._state[k]) for k, v in after.items()}
         return self._state

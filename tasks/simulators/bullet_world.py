@@ -268,8 +268,10 @@ def _measure(sensor: Sensor, state: Any) -> list[float]:
         return [turned[3], *turned[:3]]
     if sensor.quantity == "angvel":
         return list(angular)
-    velocity = np.array(linear) + np.cross(angular, np.subtract(place, com))  # Bullet's is that of the centre of mass
-    return [float(v) for v in velocity]
+    x, y, z = (p - c for p, c in zip(place, com, strict=True))
+    spin_x, spin_y, spin_z = angular
+    turning = spin_y * z - spin_z * y, spin_z * x - spin_x * z, spin_x * y - spin_y * x  # Bullet's velocity is that of the centre of mass
+    return [v + t for v, t in zip(linear, turning, strict=True)]
 
 
 def _xyzw(quat_wxyz: Array) -> Quat:

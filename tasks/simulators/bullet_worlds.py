@@ -135,6 +135,10 @@ class Worlds:
         """(n, S) readings of all sensors, one after another."""
         return np.array([world.read() for world in self._worlds])
 
+    def efforts(self, tree: int) -> Array:
+        """(n, J) with which actuators drove the tree's joints in the last step."""
+        return self._forces[tree].driven
+
     def launch(self, tree: int, linvel: Array) -> None:
         """Give the root of a tree that floats a linear velocity (n, 3)."""
         for world, velocity in zip(self._worlds, linvel.tolist(), strict=True):
@@ -164,6 +168,7 @@ class JointForces:
         self._onto = np.eye(len(joints[0].names))[self._joint]  # (A, J): sums what several actuators do to a joint
         self._coupling = joints[0].coupling
         fields = ("coupling_stiffness", "damping", "stiffness", "spring", "gain", "gear", "bias", "ctrl_range", "force_range")
+        self.driven = np.zeros((len(joints), len(joints[0].names)))  # by actuators, in the last step
         self._tables = {name: np.stack([getattr(j, name) for j in joints]) for name in fields}
 
     def compute(self, chosen: NDArray[np.int_], qpos: Array, qvel: Array, ctrl: Array) -> tuple[Array, Array]:
@@ -184,7 +189,8 @@ class JointForces:
         wanted = of["gain"] * command + b0 + of["gear"] * (b1 * qpos[:, self._joint] + b2 * qvel[:, self._joint])
         low, high = np.moveaxis(of["force_range"], -1, 0)
         at_limit = (wanted <= low) | (wanted >= high)
-        force = -of["damping"] * qvel - of["stiffness"] * (qpos - of["spring"]) + (of["gear"] * wanted.clip(low, high)) @ self._onto
+        self.driven[chosen] = (of["gear"] * wanted.clip(low, high)) @ self._onto
+        force = -of["damping"] * qvel - of["stiffness"] * (qpos - of["spring"]) + self.driven[chosen]
         force = force - (of["coupling_stiffness"] * (qpos @ self._coupling.T)) @ self._coupling
         return force, of["damping"] + np.where(at_limit, 0.0, -b2 * of["gear"] ** 2) @ self._onto
 

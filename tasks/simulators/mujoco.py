@@ -35,17 +35,21 @@ def compile_scene(task: Task) -> mujoco.MjModel:
         raise ValueError(f"the scene of {task.name} does not compile: {' '.join(str(error).split())}") from error
 
 
-def reading_slices(model: mujoco.MjModel) -> dict[str, slice]:
-    """Where each reading lies in `sensordata`: sensors `name` or `name/part`, the parts of a name one after another."""
-    slices: dict[str, slice] = {}
+def reading_sizes(model: mujoco.MjModel) -> dict[str, int]:
+    """Size of each reading, in the order in which they lie in `sensordata`: sensors `name` or `name/part`, the parts of a name one after another."""
+    sizes: dict[str, int] = {}
     for i in range(model.nsensor):
         name = model.sensor(i).name.split("/")[0]
-        begin = int(model.sensor_adr[i])
-        end = begin + int(model.sensor_dim[i])
-        if name in slices and slices[name].stop != begin:
+        if name in sizes and name != next(reversed(sizes)):
             raise ValueError(f"sensors of reading {name!r} are not next to each other")
-        slices[name] = slice(slices[name].start if name in slices else begin, end)
-    return slices
+        sizes[name] = sizes.get(name, 0) + int(model.sensor_dim[i])
+    return sizes
+
+
+def as_readings(sizes: dict[str, int], parts: list[NDArray[np.float64]]) -> Readings:
+    """Readings of these sizes from the arrays (N, ...) in which they lie one after another."""
+    data = torch.from_numpy(np.concatenate(parts, 1, dtype=np.float32, casting="same_kind"))
+    return dict(zip(sizes, data.split_with_sizes([*sizes.values()], 1), strict=True))
 
 
 def body_named(task: Task, model: mujoco.MjModel, name: str) -> int:
@@ -68,14 +72,14 @@ class MujocoSimulator(RobotSimulator):
     def __init__(self, task: Task, num_sims: int, num_threads: int = 0) -> None:
         super().__init__(task, num_sims, compile_scene(task))
         self.batch = mujoco.batch.Batch(self.model, num_sims, num_threads or os.cpu_count() or 1, persistent=True)
-        self._sensordata = self.batch.bind("sensordata")
-        self._fields = {name: self.batch.bind(name).reshape(num_sims, -1) for name in task.data_fields}
-        self._ctrl = self.batch.bind("ctrl")
+        fields = {name: self.batch.bind(name).reshape(num_sims, -1) for name in task.data_fields}
+        self._measured = [self.batch.bind("sensordata"), *fields.values()]
+        self._sizes = reading_sizes(self.model) | {name: field.shape[1] for name, field in fields.items()}
+        self._ctrl, self._forces = torch.from_numpy(self.batch.bind("ctrl")), self.batch.bind("actuator_force")
         self._pushed = self.batch.bind("xfrc_applied").reshape(num_sims, self.model.nbody, 6)
         self._numbers: dict[str, int] = {}  # of bodies that are pushed
         lagging = np.flatnonzero(self.model.actuator_dyntype == mujoco.mjtDyn.mjDYN_FILTEREXACT)
         self._lagging = self.model.actuator_ctrladr[lagging], self.model.actuator_actadr[lagging]
-        self._slices = reading_slices(self.model)
         self._renderer: mujoco.Renderer | None = None
 
     def set_tasks(self, values: dict[str, NDArray[np.float64]]) -> None:
@@ -93,14 +97,14 @@ class MujocoSimulator(RobotSimulator):
 
     def reset(self, start: Readings, goals: Readings) -> Readings:
         self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE.value)
-        self._ctrl[:] = self.first_ctrl(start).numpy()
+        self._ctrl.copy_(self.first_ctrl(start))
         for name, value in start.items():
             field, columns = self.place(name)
             self.batch.bind(field)[:, columns] = value.numpy()
         if "qpos" in start:
             self.last_qpos = start["qpos"]
         if self.model.na:  # motors with a lag have long followed the first command
-            self.batch.bind("act")[:, self._lagging[1]] = self._ctrl[:, self._lagging[0]]
+            self.batch.bind("act")[:, self._lagging[1]] = self.batch.bind("ctrl")[:, self._lagging[0]]
         self.show(goals)
         self.batch.forward(stage=_VEL)
         self._warm_up()
@@ -121,14 +125,29 @@ class MujocoSimulator(RobotSimulator):
                 self.batch.bind("mocap_pos")[:, self.model.body_mocapid[body]] = value.numpy()
 
     def read(self) -> Readings:
-        data = torch.from_numpy(self._sensordata.astype(np.float32))
-        sensed = {name: data[:, s] for name, s in self._slices.items()}
-        return {**sensed, **{name: torch.from_numpy(field.astype(np.float32)) for name, field in self._fields.items()}}
+        return as_readings(self._sizes, self._measured)
+
+    def effort(self) -> Tensor:
+        driven = self._forces * self.model.actuator_gear[:, 0]
+        return torch.from_numpy(driven.astype(np.float32))[:, self._actuators]
 
     def advance(self, ctrl: Tensor | None, substeps: int, active: Tensor | None) -> None:
         if ctrl is not None:
-            self._ctrl[:] = ctrl.numpy()
+            self._ctrl.copy_(ctrl)
         self.batch.step(None if active is None else active.numpy(), substeps, _VEL)
+
+    def follow(self, ctrl: Tensor, active: Tensor | None) -> None:
+        if self.on_frame is not None:
+            super().follow(ctrl, active)
+        elif active is None:  # all commands at once: threads need not wait for each other after every step
+            self._roll_out(ctrl, None)
+        else:
+            self._roll_out(ctrl[active], active.numpy())
+
+    def _roll_out(self, ctrl: Tensor, mask: NDArray[np.bool_] | None) -> None:
+        """One step with each of S commands (n, S, U) in turn, in the n simulations of the mask; one that MuJoCo warns of stands still for the rest of them."""
+        self.batch.rollout(ctrl.shape[1], ctrl.numpy(), record=(), ids=mask)
+        self.batch.forward(mask, _VEL)
 
     def render(self, sim: int, width: int = 640, height: int = 480) -> NDArray[np.uint8]:
         if self._renderer is None or (self._renderer.width, self._renderer.height) != (width, height):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metarl.tasks.simulators.bullet_scene import link_of, read_scene
 from metarl.tasks.simulators.bullet_worlds import LocalWorlds, RemoteWorlds
-from metarl.tasks.simulators.mujoco import body_named, compile_scene, reading_slices
+from metarl.tasks.simulators.mujoco import as_readings, body_named, compile_scene, reading_sizes
 from metarl.tasks.simulators.simulator import RobotSimulator, joint_columns
 from metarl.tasks.simulators.urdf import Array, roots
 from metarl.tasks.task import Readings, Task
@@ -34,7 +34,7 @@ class PybulletSimulator(RobotSimulator):
     def __init__(self, task: Task, num_sims: int, num_threads: int = 0) -> None:
         super().__init__(task, num_sims, compile_scene(task))
         read_scene(self.model, self.robot)  # refuses at once what Bullet cannot do
-        self._slices = reading_slices(self.model)
+        self._sizes = reading_sizes(self.model)
         wanted = min(num_threads, num_sims) if num_threads else min(os.cpu_count() or 1, num_sims // _WORTH_A_PROCESS)
         self._workers: list[LocalWorlds | RemoteWorlds] = [RemoteWorlds() for _ in range(wanted)] if wanted > 1 else [LocalWorlds()]
         self._shards = [slice(int(part[0]), int(part[-1]) + 1) for part in np.array_split(np.arange(num_sims), len(self._workers))]
@@ -77,8 +77,15 @@ class PybulletSimulator(RobotSimulator):
         return joints, roots
 
     def read(self) -> Readings:
-        data = torch.from_numpy(np.concatenate(self._each("read")).astype(np.float32))
-        return {name: data[:, s] for name, s in self._slices.items()}
+        return as_readings(self._sizes, [np.concatenate(self._each("read"))])
+
+    def effort(self) -> Tensor:
+        assert self.robot is not None
+        place = {name: (t, j) for t, tree in enumerate(self._trees) if tree.joints for j, name in enumerate(tree.joints.names)}
+        mine = [place[name] for name in self.robot.joint_names]
+        of = {tree: np.concatenate(self._each("efforts", lambda _, tree=tree: (tree,))) for tree in {tree for tree, _ in mine}}
+        driven = [of[tree][:, j] for tree, j in mine]
+        return torch.from_numpy(np.stack(driven, -1).astype(np.float32))
 
     def advance(self, ctrl: Tensor | None, substeps: int, active: Tensor | None) -> None:
         self._advance(None if ctrl is None else ctrl.unsqueeze(1), substeps, active)

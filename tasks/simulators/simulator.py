@@ -44,8 +44,8 @@ class Simulator(ABC):
         """Put all simulations at rest where `Task.start` says, and goals in the picture; fresh readings."""
 
     @abstractmethod
-    def step(self, command: Any, active: Tensor) -> Readings:
-        """Carry out one command in the simulations of the mask `active` (N,); the others stand still. Fresh readings of all."""
+    def step(self, command: Any, active: Tensor | None) -> Readings:
+        """Carry out one command in the simulations of the mask `active` (N,), None: in all; the others stand still. Readings of all, fresh where it moved."""
 
     def first_command(self, start: Readings) -> tuple[str, Tensor] | None:
         """What counts as commanded before the first command, as a reading; None where commands are none of the physics' business."""
@@ -116,6 +116,13 @@ class RobotSimulator(Simulator):
         """Commands (..., U) of all actuators, from those (..., J) of the robot's position loops; a gripper keeps its width."""
         return targets.new_zeros(*targets.shape[:-1], self.model.nu).index_copy_(-1, self._actuators, targets)
 
+    def held(self, command: JointTrajectory) -> Tensor:
+        """(N, U) what the actuators get at the end of a trajectory, and from then on."""
+        ctrl = self.ctrl_of(command.qpos[:, -1] + self.damping_ratio * command.qvel[:, -1])
+        if command.gripper is not None:
+            ctrl[..., self._gripper] = command.gripper[:, -1]
+        return ctrl
+
     def first_ctrl(self, start: Readings) -> Tensor:
         """(N, U) what the actuators get until the first command."""
         if "ctrl" in start:
@@ -127,6 +134,10 @@ class RobotSimulator(Simulator):
         """Fresh sensor readings of all simulations; tensors that later steps do not change."""
 
     @abstractmethod
+    def effort(self) -> Tensor:
+        """(N, J) N·m or N, with which the robot's joints were driven in the last step of physics; what compensates the arm's own weight is no part of it."""
+
+    @abstractmethod
     def advance(self, ctrl: Tensor | None, substeps: int, active: Tensor | None) -> None:
         """Run `substeps` of physics with commands (N, U) of all actuators, or the last ones; active None: all simulations."""
 
@@ -135,16 +146,17 @@ class RobotSimulator(Simulator):
         for s in range(ctrl.shape[1]):
             self._filmed(ctrl[:, s], 1, active)
 
-    def step(self, command: JointTrajectory | Controls, active: Tensor) -> Readings:
+    def step(self, command: JointTrajectory | Controls, active: Tensor | None) -> Readings:
         """Carry out the command, then wait at most `settle_time` for `Task.at_rest`."""
         if self.task.rests and isinstance(command, JointTrajectory):
-            active = active & (command.qpos != self.last_qpos.unsqueeze(-2)).any(-1).any(-1)
-        mask = None if bool(active.all()) else active
+            moved = (command.qpos != self.last_qpos.unsqueeze(-2)).any(-1).any(-1)
+            active = moved if active is None else active & moved
         if isinstance(command, Controls):
-            self._filmed(command.ctrl, round(self.task.decision_dt / self.task.physics_dt), mask)
+            self._filmed(command.ctrl, round(self.task.decision_dt / self.task.physics_dt), active)
         else:
-            self._trace(command, mask)
-        self._settle(active)
+            self._trace(command, active)
+        if self.task.settle_time:
+            self._settle(active)
         return self.read()
 
     last_qpos: Tensor  # (N, J) where the last trajectory ended
@@ -152,7 +164,7 @@ class RobotSimulator(Simulator):
     def _trace(self, command: JointTrajectory, mask: Tensor | None) -> None:
         substeps = max(1, round(command.dt / self.task.physics_dt))
         if command.qpos.shape[-2] == 1:  # a control loop's command: held for the tick
-            self._filmed(self.ctrl_of(command.qpos[:, 0] + self.damping_ratio * command.qvel[:, 0]), substeps, mask)
+            self._filmed(self.held(command), substeps, mask)
         else:
             qpos, qvel = interpolate(command, self.last_qpos, substeps)
             ctrl = self.ctrl_of(qpos + self.damping_ratio * qvel)
@@ -165,10 +177,12 @@ class RobotSimulator(Simulator):
         if self.task.warm_up:
             self.advance(None, round(self.task.warm_up / self.task.physics_dt), None)
 
-    def _settle(self, active: Tensor) -> None:
+    def _settle(self, active: Tensor | None) -> None:
         chunk = max(1, round(SETTLE_CHUNK / self.task.physics_dt))
         for _ in range(round(self.task.settle_time / SETTLE_CHUNK)):
-            moving = active & ~self.task.at_rest(self.read())
+            moving = ~self.task.at_rest(self.read())
+            if active is not None:
+                moving &= active
             if not bool(moving.any()):
                 return
             if self.on_frame is None:

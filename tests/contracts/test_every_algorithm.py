@@ -2,14 +2,20 @@
 
 import dataclasses
 import functools
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from metarl import algos, meta_parameters, tasks
+from metarl.networks import Categorical, Gaussian
 from metarl.rollout import Rollout
 from metarl.tasks.batched_env import BatchedEnv, Step
+from metarl.trial_ppo import TrialPPO
+from metarl.trials import trials, valid_first
 
 # each on a task with continuous actions, and on one with discrete ones if it can
 CASES = [(name, task) for name in algos.names() for task in ("point_navigation", "grid_navi") if task == "point_navigation" or algos.load(name).discrete]
@@ -28,7 +34,7 @@ def small_algorithm(small_algorithm, task):
 @pytest.fixture
 def algorithm(name, small_algorithm):
     """One that has been trained a little, so that its normaliser is not the identity and its output layer is not nearly zero."""
-    made = small_algorithm(name)
+    made = small_algorithm(name, normalise_obs=True)
     with torch.no_grad():
         made.load_meta_parameters({k: v + 0.1 * torch.sin(torch.arange(v.numel()) + 1.0).reshape(v.shape) for k, v in made.meta_parameters().items()})
     return made
@@ -40,16 +46,17 @@ def steps(rollout, tasks=slice(None)):
     return [[Step(*(getattr(rollout, f)[tasks, :, k, h] for f in STEP_FIELDS)) for h in range(horizon)] for k in range(episodes)]
 
 
-def replay(adapter, rollout, tasks=slice(None)):
-    """(M, R, K, H, A) mean actions of an adapter that is shown a recorded rollout."""
+def replay(adapter, rollout, tasks=slice(None), watch=nullcontext):
+    """(M, R, K, H, A) mean actions of an adapter that is shown a recorded rollout; each decision is made within a new `watch()`."""
     adapter.reset()
     if hasattr(adapter, "tell"):
         adapter.tell(rollout.values[tasks])
     actions = []
     for episode in steps(rollout, tasks):
         for step in episode:
-            actions.append(adapter.act(step.obs, explore=False))
-            adapter.observe(step)
+            with watch():
+                actions.append(adapter.act(step.obs, explore=False))
+                adapter.observe(step)
         adapter.adapt()
     return torch.stack(actions, 2).unflatten(2, (rollout.obs.shape[2], -1))
 
@@ -205,7 +212,7 @@ def test_same_seed_same_meta_parameters_whatever_the_global_generator(name, smal
 class WrongDeviceUnlessSaid(TorchFunctionMode):
     """Tensors that are made without saying where land on the meta device and cannot be mixed with others, as on a machine with a GPU.
 
-    Random numbers from a generator are drawn where the generator is.
+    Random numbers from a generator are drawn where the generator is, on the CPU, and so is all else: what nobody moves from there is not found.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -225,6 +232,149 @@ def test_everything_is_made_on_the_device_of_its_inputs(name, small_algorithm, s
             rollout.obs + torch.zeros(3, 1, 1, 1, 1)
         replay(algorithm.adapter(3, 2), rollout)
         algorithm.meta_update(rollout)
+
+
+@every_algorithm
+def test_an_adapter_works_on_another_device(name, small_algorithm, small_rollout):
+    """The meta device has all but numbers. An outer step, which logs numbers, and the birth of an agent from its seed do not get through there."""
+    algorithm = small_algorithm(name)
+    step = steps(small_rollout(algorithm))[0][0]
+    for training in (True, False)[: 1 if name == "metagenrl" else 2]:
+        adapter = algorithm.to("meta").adapter(3, 2, training)
+        for explore in (True, False):
+            assert adapter.act(step.obs.to("meta"), explore).is_meta
+        adapter.observe(step)
+
+
+# ---- what trains what -------------------------------------------------------------------------------------------------------
+
+
+def last_log_prob(algorithm, rollout):
+    """Of the last decision, as the outer step computes it."""
+    return algorithm.evaluate(algorithm.batch(rollout))[0][:, -1]
+
+
+# what trains a memory, of the last decision: log-probabilities, or how well the last belief foretells it, or what the student takes z for
+TRAINS_MEMORY = {
+    **dict.fromkeys(["rl2", "oracle", "hypernetwork", "snail"], last_log_prob),
+    "amago": lambda algorithm, rollout: algorithm.judge(trials(rollout, valid_first(rollout))).log_prob[:, -1],
+    "varibad": lambda algorithm, rollout: algorithm.elbo(trials(rollout, valid_first(rollout)))[0],
+    "rma": lambda algorithm, rollout: algorithm.student.guesses(algorithm.batch(rollout).transition[:, :-1])[:, -1],
+}
+NO_MEMORY = {"robust", "maml", "fomaml", "promp", "pearl", "metagenrl"}
+OFF_POLICY = {"amago", "pearl", "metagenrl"}  # they never ask how likely an action was that was taken
+
+
+def cases(names):
+    """Those of CASES that are of these algorithms."""
+    return pytest.mark.parametrize(("name", "task"), [case for case in CASES if case[0] in names])
+
+
+@cases(set(algos.names()) - NO_MEMORY)
+def test_the_last_decision_of_a_trial_trains_all_of_the_memory_and_what_it_made_of_the_first_transition(name, algorithm, small_rollout, monkeypatch):
+    rollout, network, taken_in = small_rollout(algorithm), algorithm.network, []
+    assert bool(rollout.valid.all())
+    experience = network.experience
+
+    def last(candidates, count, generator):
+        return torch.full((len(candidates), 1), candidates.shape[1] - 1), torch.ones(len(candidates), 1, dtype=torch.bool)
+
+    monkeypatch.setattr(network, "experience", lambda step: (taken_in.append(experience(step).requires_grad_()), taken_in[-1])[1])
+    monkeypatch.setattr("metarl.algos.varibad.choose", last)
+    weights = {key: p for key, p in network.memory.named_parameters() if p.ndim > 1}
+    by_transition, *by_weights = torch.autograd.grad(TRAINS_MEMORY[name](algorithm, rollout).sum(), [taken_in[0], *weights.values()], allow_unused=True)
+    assert by_transition is not None, "what is said does not depend on the memory"
+    assert bool(by_transition[:, 0].any(-1).all())
+    assert [key for key, grad in zip(weights, by_weights, strict=True) if grad is None or not bool(grad.any())] == []
+
+
+@cases({name for name in algos.names() if issubclass(algos.load(name), TrialPPO)})
+def test_the_value_function_is_told_the_task_and_the_policy_where_it_acts_so(name, algorithm, small_rollout):
+    batch = algorithm.batch(small_rollout(algorithm))
+    batch.task.requires_grad_()
+    batch.time_left.requires_grad_()
+    log_prob, value, _ = algorithm.evaluate(batch)
+    for told in torch.autograd.grad(value.sum(), [batch.task, batch.time_left], retain_graph=True):
+        assert bool(told.any(-1).all())
+    told = torch.autograd.grad(log_prob.sum(), batch.task, allow_unused=True)[0]
+    assert (told is not None and bool(told.any())) == (name in {"oracle", "rma"})  # rma: the teacher
+
+
+@cases(set(algos.names()) - OFF_POLICY)
+def test_the_outer_step_computes_the_probabilities_that_actions_were_drawn_with(algorithm, small_rollout, monkeypatch):
+    drawn, said = [], []
+
+    def watch(kind):
+        sample, log_prob = kind.sample, kind.log_prob
+
+        def sampled(self, generator):
+            action = sample(self, generator)
+            drawn.append(log_prob(self, action))
+            return action
+
+        monkeypatch.setattr(kind, "sample", sampled)
+        monkeypatch.setattr(kind, "log_prob", lambda self, action: (said.append(log_prob(self, action)), said[-1])[1])
+
+    watch(Gaussian)
+    watch(Categorical)
+    rollout = small_rollout(algorithm)
+    assert bool(rollout.valid.all())
+    robots, horizon = rollout.valid.shape[:2], rollout.valid.shape[3]
+    acted = torch.stack(drawn, -1).unflatten(-1, (-1, horizon))  # (M, R, K, H)
+    algorithm.meta_update(rollout)
+    whole = [x.detach().reshape(*robots, -1, horizon) for x in said if x.numel() % acted[:, :, 0].numel() == 0]  # of all robots, some of the episodes
+    error = (acted.unsqueeze(2) - torch.cat(whole, 2).unsqueeze(3)).abs().amax((0, 1, 4))  # (computed, K)
+    assert float(error.amin(0).max()) < 1e-4, "an episode was not recomputed as it was acted"
+
+
+# ---- what it costs ----------------------------------------------------------------------------------------------------------
+
+
+class Operations(TorchDispatchMode):
+    """How many operations torch is asked for, those of backward passes among them."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def work(kept):
+    """Operations, and floating-point operations in products of matrices, are put into a list."""
+    with FlopCounterMode(display=False) as flops, Operations() as operations:
+        yield
+    kept.append((operations.count, flops.get_total_flops()))
+
+
+@every_algorithm
+def test_the_last_decision_of_a_trial_costs_no_more_than_the_second(algorithm, small_rollout):
+    kept = []
+    replay(algorithm.adapter(3, 2), small_rollout(algorithm), watch=lambda: work(kept))
+    (operations, flops), (last_operations, last_flops) = kept[1], kept[-1]
+    assert operations == last_operations
+    assert last_flops <= 2 * flops, "attention to a trial is cheap beside a decision, going through the trial again is not"
+
+
+@every_algorithm
+def test_nothing_loops_over_tasks_robots_or_critics(name, small_algorithm, small_rollout):
+    counts = []
+    for num_tasks, num_robots in ((2, 2), (7, 3)):
+        # one epoch, and one look of a line search, at a step too short to be taken: how many there are depends on the data
+        once = {"epochs": 1, "cg_iterations": 1, "backtracks": 1, "max_kl": 1e-30}
+        algorithm = small_algorithm(name, num_tasks=num_tasks, num_robots=num_robots, critics=num_tasks, pool_tasks=7, **once)
+        rollout = small_rollout(algorithm)
+        with Operations() as operations:
+            replay(algorithm.adapter(num_tasks, num_robots), rollout)
+            algorithm.meta_update(rollout)
+        counts.append(operations.count)
+    assert counts[0] == counts[1]
+
+
+# ---- discrete actions -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in algos.names() if not algos.load(name).discrete])

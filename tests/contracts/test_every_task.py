@@ -64,6 +64,10 @@ DRAWN = {
         "layout": "L", "order": "cts", "burner": "2", "handle": "ring", "mechanism": "drawer", "control_map": "1342", "control_law": "falling",
         "sense": "right", "capacity": 737.6351830629471,
     },
+    "kitchen_handles": {
+        "layout": "I", "order": "tsc", "burner": "4", "handle": "vertical_bar", "mechanism": "press", "control_map": "2341", "control_law": "dead_band",
+        "sense": "left", "capacity": 946.0358432392081,
+    },
     "kitchen_grid": {"layout": "row", "burner": "4", "control_map": "1423", "control_law": "dead_band", "capacity": 726.7199908924898},
     "point_navigation": {"goal_x": -0.1452546857089284, "goal_y": -0.23688126745418703},
     "sparse_point_varibad": {"angle": 2.2288573958499893},
@@ -88,6 +92,12 @@ HIDDEN_GOALS = {
     "ant_goal_pearl": ({"area": 0.0}, {"area": 1.0}),
     "humanoid_dir": ({"angle": 0.0}, {"angle": 3.1}),
     "humanoid_dir_pearl": ({"angle": 0.0}, {"angle": 3.1}),
+}
+# How many tasks there are where all parameters are choices. Published so: who meets them in training is tested on the same.
+OF_CHOICES_ALONE = {
+    **dict.fromkeys(("ant_dir_forward_backward", "ant_dir_promp", "ant_dir_varibad", "half_cheetah_dir", "half_cheetah_dir_maml", "half_cheetah_dir_promp"), 2),
+    "half_cheetah_cripple": 5,
+    "grid_navi": 21,
 }
 # Parts of published observations that are what they are: with components that never change, or in units of their own.
 AS_PUBLISHED = {
@@ -254,10 +264,24 @@ def test_hidden_values_are_not_in_the_first_observation(name):
 @every_task
 def test_train_and_iid_share_no_task(name):
     task = tasks.make(name)
-    drawn = [up_to(task, 300, split) for split in ("train", "iid")]
-    if not all(p.choices for p in task.params):  # of choices alone there are only so many: the splits differ in their order
-        assert len({tuple(row) for batch in drawn for row in batch.values}) == len(drawn[0]) + len(drawn[1])
+    train, iid = ({tuple(row) for row in up_to(task, 300, split).values} for split in ("train", "iid"))
+    if name in OF_CHOICES_ALONE:
+        assert train == iid
+        assert len(train) == OF_CHOICES_ALONE[name]
+    else:
+        assert not all(p.choices for p in task.params)
+        assert len(train | iid) == len(up_to(task, 300, "train")) + len(up_to(task, 300, "iid"))
     assert not set(task.sample(9, "train").ids) & set(task.sample(9, "iid").ids)
+
+
+@pytest.mark.parametrize("name", ["kitchen", "kitchen_grid"])
+def test_kitchens_out_of_distribution_have_maps_that_training_never_draws(name):
+    """In iid a number alone is new: what cannot have been learnt by heart is a map that training never drew."""
+    task = tasks.make(name)
+    train = set(task.sample(500, "train").column("control_map")) | set(task.sample(500, "iid").column("control_map"))
+    for split in ("ood_near", "ood_far"):
+        new = ~np.isin(task.sample(500, split).column("control_map"), list(train))
+        assert new.mean() > 0.4, split
 
 
 @every_task

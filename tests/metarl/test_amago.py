@@ -34,7 +34,7 @@ def said(reward, valid=None, obs_size=2, action_size=2):
     reward = torch.as_tensor(reward)
     no = torch.zeros(reward.shape, dtype=torch.bool)
     obs = torch.zeros(*reward.shape, obs_size)
-    return Trials(obs, torch.zeros(*reward.shape, action_size), reward, obs.clone(), no, no, ~no if valid is None else torch.as_tensor(valid))
+    return Trials(obs, torch.zeros(*reward.shape, action_size), reward, obs.clone(), no, no, ~no if valid is None else torch.as_tensor(valid), reward)
 
 
 def judged(**parts):
@@ -108,6 +108,22 @@ def test_targets_by_hand_for_two_discounts_and_nothing_after_the_last_decision()
     short = said([[1.0, 2.0, 9.0]], [[True, True, False]])
     found = algorithm.targets(short, judged(target_value=torch.stack([trusting, doubting])))
     torch.testing.assert_close(found[0, 1], torch.tensor([2.0, 2.0]))
+
+
+def test_critics_are_told_the_training_reward_and_the_memory_takes_in_what_was_paid():
+    task = tasks.make("bandit_n10_k5")
+    algorithm = small(task)
+    env = BatchedEnv(task, 3, 2, seed=5)
+    env.set_tasks(task.sample(3))
+    rollout = collect(env, algorithm.adapter(3, 2, training=True), explore=True)
+    algorithm.buffer.add(trials(rollout, valid_first(rollout)))
+    drawn = algorithm.buffer.draw(4, algorithm.generator)
+    assert not torch.equal(drawn.reward, drawn.told_reward)
+    assert float(drawn.told_reward.max()) <= 0
+    assert bool(((drawn.reward == 0) | (drawn.reward == 1)).all())
+    size = len(algorithm.config.lookahead)
+    nothing = judged(target_value=torch.zeros(algorithm.config.critics, *drawn.reward.shape, size))
+    torch.testing.assert_close(algorithm.targets(drawn, nothing)[..., 0], drawn.told_reward)
 
 
 def test_only_a_random_part_of_the_critics_is_trusted():
@@ -217,6 +233,17 @@ def test_log_densities_are_those_of_a_squashed_gaussian():
 def test_settings_that_cannot_be_are_refused(wrong, said):
     with pytest.raises(ValueError, match=said):
         small(**wrong)
+
+
+def test_in_each_step_target_critics_follow_and_popart_learns_the_targets_scale():
+    algorithm, env = small(target_rate=0.25), BatchedEnv(EndsNearby(), 3, 2)
+    env.set_tasks(env.task.sample(3))
+    net, before = algorithm.network, algorithm.network.targets.weights[0].clone()
+    with torch.no_grad():
+        net.critics.weights[0].add_(1.0)
+    algorithm.meta_update(collect(env, algorithm.adapter(3, 2, training=True), explore=True))
+    torch.testing.assert_close(net.targets.weights[0], before.lerp(net.critics.weights[0], 0.25))
+    assert bool((net.popart.mean != 0).all())
 
 
 # ---- noise, and learning ----------------------------------------------------------------------------------------------------

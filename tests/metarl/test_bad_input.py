@@ -3,7 +3,7 @@
 import mujoco
 import pytest
 
-from metarl import cli, tasks
+from metarl import cli, commands, tasks
 from metarl.rollout import collect
 from metarl.tasks.arm_reach import ArmReach
 from metarl.tasks.batched_env import BatchedEnv
@@ -50,15 +50,26 @@ def elsewhere(monkeypatch, tmp_path):
             "sparse_point_pearl has no task 20 in split 'iid': it is a published set of 20 tasks, 0 to 19",
         ),
         ("view arm_slide --index -1", "arm_slide has no task number -1: they begin with 0"),
-        ("view arm_slide --num-tasks 0", "num_tasks is 0 and num_robots 1, expected at least 1 of each"),
-        ("evaluate zoo:grid_navi/rl2 --episodes 0 --num-tasks 2", "episodes is 0, expected at least 1"),
+        ("view arm_slide --num-tasks 0", "--num-tasks is 0, expected at least 1"),
+        ("evaluate zoo:grid_navi/rl2 --episodes 0 --num-tasks 2", "--episodes is 0, expected at least 1"),
+        ("train rl2 grid_navi --threads -1", "--threads is -1, expected at least 0"),
+        ("evaluate zoo:half_cheetah_dir/pearl --split bogus", "no split is called 'bogus': known are train, iid\n"),
+        (
+            "evaluate zoo:grid_navi/rl3",
+            "there is no meta-parameters file 'zoo:grid_navi/rl3'; of grid_navi there are "
+            "zoo:grid_navi/amago, zoo:grid_navi/hypernetwork, zoo:grid_navi/rl2, zoo:grid_navi/varibad\n",
+        ),
         ("view dented_arm", "the scene of dented_arm does not compile: Error: mesh 'dent' has coplanar vertices"),
         ("view dented_arm --simulator pybullet", "the scene of dented_arm does not compile: Error: mesh 'dent' has coplanar vertices"),
+        ("evaluate zoo:grid_navi/rl2 --video grid.mp4", "zoo:grid_navi/rl2 cannot be filmed: grid_navi is computed, and no simulator draws it"),
+        ("evaluate own", "'own' is a folder, expected a meta-parameters file (NAME.safetensors): it holds none"),
+        ("evaluate own/dented_arm.py", "own/dented_arm.py is no meta-parameters file, which `metarl train` writes as NAME.safetensors"),
+        ("describe own", "'own' is a folder, expected a meta-parameters file (NAME.safetensors): it holds none"),
         ("evaluate nowhere", "there is no meta-parameters file 'nowhere'; in the zoo there are zoo:arm_lift_place/rl2, "),
     ],
 )
 def test_at_the_console(line, message, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "prepare_video", lambda: None)
+    monkeypatch.setattr(commands, "prepare_video", lambda: None)
     with pytest.raises(SystemExit) as stopped:
         cli.main([*line.split(), *(["--out", "x.png"] if line.startswith("view") else [])])
     assert stopped.value.code == 2

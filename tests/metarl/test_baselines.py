@@ -29,6 +29,12 @@ def test_fitted_values_survive_constant_features_and_nothing_to_fit():
     torch.testing.assert_close(values, torch.tensor([[4.0] * 5, [0.0] * 5]), rtol=1e-3, atol=1e-3)
 
 
+def test_fitted_values_of_a_robot_that_stands_still_far_away():
+    """x and x² are multiples of 1 there; in single precision the ridge would be lost, and nothing could be solved."""
+    features, target = time_features(torch.full((1, 100, 2), 1e2)), torch.linspace(0, 1, 100).expand(1, -1)
+    torch.testing.assert_close(fitted_values(features, target, torch.ones(1, 100, dtype=torch.bool)), target, rtol=0, atol=0.01)
+
+
 def test_running_regression_learns_one_regression_for_each_episode():
     rng = torch.Generator().manual_seed(1)
     baseline = RunningRegression(2, 2, ridge=1e-9)

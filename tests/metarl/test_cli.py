@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl import algos, cli, meta_parameters, presets, robots, tasks
+from metarl import algos, cli, commands, meta_parameters, presets, robots, tasks
 from metarl.describe import field_docs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,11 +42,14 @@ def test_list_names_everything(capsys, tmp_path):
     written = json.loads((tmp_path / "list.json").read_text())
     assert written == {"tasks": tasks.names(), "robots": robots.names(), "algorithms": algos.names(), "zoo": meta_parameters.zoo()}
     assert all(name in said for names in written.values() for name in names)
+    assert re.search(r"^tasks: vehicle +car_track, car_track_obstacles, quadrotor_track *$", said, re.MULTILINE)
 
 
 def test_describe_task(capsys, tmp_path):
     cli.main(["describe", "arm_slide", "--json", str(tmp_path / "x.json")])
     said = capsys.readouterr().out
+    assert said.startswith("arm_slide\nStrike an unknown object ")
+    assert said.count("arm_slide") == said.count("Task arm_slide/v1") + 1, "the heading, once"
     assert "Task arm_slide/v1:train:0:0: the object's shape is box" in said  # a colon and a name are not an emoji
     mass = next(p for p in tasks.make("arm_slide").params if p.name == "mass")
     assert f"{mass.train[0]:g} … {mass.train[1]:g} log" in said
@@ -107,6 +110,15 @@ def test_describe_a_task_of_any_numbers(capsys):
     assert "p3" not in said
 
 
+def test_describe_says_in_what_held_out_tasks_are_others(capsys):
+    cli.main(["describe", "grid_navi"])
+    assert "held out: nothing: iid draws from the same 21 tasks as train" in capsys.readouterr().out
+    cli.main(["describe", "kitchen_grid"])
+    assert "held out: of iid, all numbers; the 1536 combinations of choices are those of train" in capsys.readouterr().out
+    cli.main(["describe", "point_navigation"])
+    assert "held out" not in capsys.readouterr().out
+
+
 def test_describe_file(file, capsys):
     cli.main(["describe", str(file)])
     said = capsys.readouterr().out
@@ -119,7 +131,7 @@ def test_help_teaches(capsys):
     for args, words in (
         (["--help"], ["metarl demo", "train", "benchmark"]),
         (["train", "--help"], ["usage: metarl train [-h] [OPTIONS] ALGORITHM TASK", "metarl train rl2 arm_slide --seed 1", "--resume"]),
-        (["train", "rl2", "arm_slide", "--help"], ["--config.iterations", "Passes over a rollout"]),
+        (["train", "rl2", "arm_slide", "--help"], ["usage: metarl train [-h] ", "--config.iterations", "Passes over a rollout"]),
         (["evaluate", "--help"], ["--video", "Several files of one algorithm are pooled"]),
     ):
         with pytest.raises(SystemExit) as stopped:
@@ -140,9 +152,11 @@ def test_train_then_evaluate(capsys, tmp_path):
     assert about.command == " ".join(["metarl", *args])
     assert (about.seed, about.config["num_tasks"], about.config["layers"]) == (2, 3, [8])
     figures, picture = tmp_path / "scores.json", tmp_path / "plot.png"
-    cli.main(["evaluate", str(result), "--oracle", str(result), "--num-tasks", "4", "--json", str(figures), "--plot", str(picture)])
-    said = capsys.readouterr().out
-    assert "4 tasks of split iid in analytic" in said
+    cli.main(["evaluate", str(result), "--oracle", str(result), "--robust", str(result), "--num-tasks", "4", "--json", str(figures), "--plot", str(picture)])
+    printed = capsys.readouterr()
+    assert "4 tasks of split iid in analytic" in printed.out
+    runs = ("random actions", f"rl2 from {result}")
+    assert printed.err.splitlines() == [f"{n} of 2: {who} in analytic, 4 tasks of split iid" for n, who in enumerate(runs, 1)]
     assert json.loads(figures.read_text())["num_tasks"] == 4
     assert picture.stat().st_size > 10_000
     assert torch.get_num_threads() == 1
@@ -174,7 +188,7 @@ def test_what_cannot_be_done_is_one_message(args, message, capsys, tmp_path, mon
 def test_bad_files_and_splits(file, capsys, tmp_path):
     assert "no split is called 'iidd': did you mean iid" in refused(capsys, "evaluate", str(file), "--split", "iidd")
     assert "point_navigation does not run in 'mujoco'" in refused(capsys, "evaluate", str(file), "--simulator", "mujoco")
-    assert "no picture of point_navigation" in refused(capsys, "evaluate", str(file), "--num-tasks", "2", "--video", str(tmp_path / "x.mp4"))
+    assert "point_navigation is computed" in refused(capsys, "evaluate", str(file), "--num-tasks", "2", "--video", str(tmp_path / "x.mp4"))
     file.write_bytes(file.read_bytes()[:500])
     assert "not a readable safetensors file" in refused(capsys, "describe", str(file))
 
@@ -186,15 +200,21 @@ def test_unknown_commands_and_options_are_refused_by_the_parser(capsys):
         assert stopped.value.code == 2, args
 
 
+def test_a_wrong_setting_points_to_the_help_that_has_the_settings(capsys):
+    for option in (["--config.speed", "3"], ["--config.iterations", "many"]):
+        assert "metarl train rl2 point_navigation --help" in refused(capsys, "train", "rl2", "point_navigation", *option)
+    assert "metarl train --help" in refused(capsys, "train", "rl2")
+
+
 def test_debug_shows_the_traceback():
     with pytest.raises(ValueError, match="no task, robot, algorithm or file"):
         cli.main(["describe", "nothing", "--debug"])
 
 
 def test_demo_says_how_to_get_ros(capsys, monkeypatch, file, tmp_path):
-    monkeypatch.setattr(cli, "DEMO_FILE", str(file))
-    monkeypatch.setattr(cli, "DEMO_SIMULATOR", "analytic")
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(commands, "DEMO_FILE", str(file))
+    monkeypatch.setattr(commands, "DEMO_SIMULATOR", "analytic")
+    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: None)
     cli.main(["demo", "--out", str(tmp_path / "demo"), "--no-film", "--num-tasks", "3"])
     assert "pip install 'metarl[ros,sim]'" in capsys.readouterr().out
     assert json.loads((tmp_path / "demo" / "scores.json").read_text())["num_tasks"] == 3
@@ -208,10 +228,10 @@ def test_demo_runs_the_ros_graph_in_another_process(capsys, monkeypatch):
         calls.append(command)
         return subprocess.CompletedProcess(command, returncode=3)
 
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(cli.subprocess, "run", run)
+    monkeypatch.setattr(commands.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(commands.subprocess, "run", run)
     with pytest.raises(RuntimeError, match="ended with code 3"):
-        cli.run_ros_demo(cli.plain_console())
+        commands.run_ros_demo(commands.plain_console())
     assert calls[0][:3] == [sys.executable, "-m", "metarl.ros_nodes.demo"]
 
 

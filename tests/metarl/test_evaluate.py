@@ -9,6 +9,7 @@ import torch
 from metarl import meta_parameters, tasks
 from metarl.algos.rl2 import RL2
 from metarl.evaluate import RandomAdapter, Trace, _late, evaluate, headroom, run_trials, scores, zoo_references
+from metarl.gradient_adaptation import GradientAdapter
 from metarl.rollout import collect
 from metarl.statistics import Estimate
 from metarl.tasks.batched_env import BatchedEnv
@@ -162,6 +163,14 @@ class TestFiles:
         monkeypatch.setattr(RL2, "noise_to_adapt", True)
         noisy = evaluate([files["rl2", 1]], num_tasks=5, episodes=3, seed=4)
         assert (noisy.outcomes["rl2"].returns_by_task[0] != result.outcomes["rl2"].returns_by_task[0]).all()
+
+    def test_who_learns_by_gradient_explores_with_as_many_robots_as_in_training(self, files, result, small_algorithm, tmp_path, monkeypatch):
+        path, explored, act = tmp_path / "maml.safetensors", [], GradientAdapter.act
+        meta_parameters.save(path, small_algorithm("maml"), "maml", env_steps=0)
+        monkeypatch.setattr(GradientAdapter, "act", lambda self, obs, explore: (explored.append(explore), act(self, obs, explore))[1])
+        assert evaluate([path, files["rl2", 1]], num_tasks=3, episodes=1).num_robots == small_algorithm("maml").config.num_robots == 2
+        assert set(explored) == {True}
+        assert result.num_robots == 1, "learners that pool nothing are alone, whatever they were trained with"
 
     def test_json_holds_everything_and_no_nan(self, result):
         data = json.loads(result.to_json(), parse_constant=pytest.fail)

@@ -107,12 +107,26 @@ def test_many_begin_alike_and_then_learn_each_for_itself(files):
 
 def test_the_file_still_holds_its_meta_parameters(files):
     algorithm = meta_parameters.load(files[0])
-    other = saved(algorithm.adapter(1), files)
+    adapter = algorithm.adapter(1)
+    other = saved(adapter, files)
     assert meta_parameters.read(files[1])[0] == meta_parameters.read(files[0])[0]
     for name, tensor in algorithm.meta_parameters().items():
         assert torch.equal(other.meta_parameters()[name], tensor), name
     assert meta_parameters.describe(files[1])["experience"] == "of event 3 of trial 7"
     assert algorithm.experience is None
+    first = files[1].read_bytes()
+    for _ in range(4):
+        saved(adapter, files)
+        assert files[1].read_bytes() == first
+
+
+def test_a_damaged_experience_is_refused(files):
+    saved(meta_parameters.load(files[0]).adapter(1), files)
+    data = bytearray(files[1].read_bytes())
+    data[-1] ^= 0x80
+    files[1].write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged"):
+        meta_parameters.load(files[1])
 
 
 def test_metarl_evaluate_takes_it(tmp_path, small_algorithm, capsys):

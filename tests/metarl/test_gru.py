@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from metarl.gru import unroll
+from metarl.gru import keep_for, ours, torchs, unroll
 
 
 def both(steps: int):
@@ -27,6 +27,12 @@ def test_states_and_gradients_are_torchs(steps):
     theirs = torch.autograd.grad((expected * weight[:, 1:]).sum(), leaves)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_gpu_gets_the_same_states_from_torchs_own_kernel():
+    gru, x = both(3)
+    torch.testing.assert_close(torchs(gru, x), ours(gru, x))
+    assert unroll(gru.to("meta"), x.to("meta")).shape == (3, 4, 4)
 
 
 def test_no_inputs_leave_the_memory_empty():
@@ -55,3 +61,29 @@ def test_no_graph_is_kept_of_what_needs_no_gradient():
     gru, x = both(3)
     with torch.no_grad():
         assert not unroll(gru, x).requires_grad
+
+
+def test_units_forget_over_as_many_steps_as_they_are_given():
+    torch.manual_seed(0)
+    gru = nn.GRU(3, 2000, batch_first=True)
+    keep_for(gru, 100)
+    gate = (gru.bias_ih_l0 + gru.bias_hh_l0).detach()[2000:4000].sigmoid()
+    steps = 1 / (1 - gate)
+    assert steps.min() >= 2
+    assert steps.max() <= 100
+    assert steps.mean() == pytest.approx(50.5, abs=2)
+
+
+def test_what_was_seen_long_ago_is_remembered_from_the_beginning():
+    def trace(span: int) -> float:
+        torch.manual_seed(1)
+        gru = nn.GRU(4, 64, batch_first=True)
+        if span:
+            keep_for(gru, span)
+        x = torch.zeros(2, 60, 4)
+        x[0, 0], x[1, 0] = 2.0, -2.0
+        after = gru(x)[0].detach()
+        return float((after[0, -1] - after[1, -1]).norm() / (after[0, 0] - after[1, 0]).norm())
+
+    assert trace(0) < 1e-4
+    assert trace(100) > 0.05

@@ -51,7 +51,7 @@ def case(request, rng):
             thetas.append(thetas[-1] + vector[len(theta) :].exp() * torch.autograd.grad(objective, thetas[-1], create_graph=True)[0])
         return thetas[-len(outer) :]
 
-    return OuterProblem(NET, config, vector, alpha, inner, outer, False), vector, adapted
+    return OuterProblem(NET, OBJECTIVES[config.credit], config, vector, alpha, inner, outer, False), vector, adapted
 
 
 def test_gradient_equals_automatic_differentiation_through_all_inner_steps(case):
@@ -89,7 +89,7 @@ def test_loss_and_kl_divergence_at_other_meta_vectors(case, rng):
 def test_first_order_takes_the_adapted_parameters_to_move_with_the_meta_parameters(rng):
     theta, inner, outer = NET.initial(rng).double(), [random_segment(rng)], [random_segment(rng)]
     alpha = torch.full_like(theta, 0.3)
-    second, first = (OuterProblem(NET, SMALL, theta, alpha, inner, outer, flag) for flag in (False, True))
+    second, first = (OuterProblem(NET, ratio_objective, SMALL, theta, alpha, inner, outer, flag) for flag in (False, True))
     by_adapted, _ = inner_gradient(ratio_objective, NET, first.adaptation.thetas[1], outer[0])
     torch.testing.assert_close(first.gradient, -by_adapted.sum(0) / 3)
     torch.testing.assert_close(first.loss, second.loss)
@@ -129,11 +129,11 @@ def test_returns_credit_is_the_exact_gradient_of_a_trial_of_single_decisions():
     inner = Segment(zero, a.reshape(-1, 1, 1), reward(a).unsqueeze(-1), torch.ones_like(zero[..., 0]))
     rest = (reward(a) + reward(b), reward(b))
     outer = [Segment(zero, z.reshape(-1, 1, 1), r.unsqueeze(-1), num**2 * probability.unsqueeze(-1)) for z, r in zip((a, b), rest, strict=True)]
-    problem = OuterProblem(policy, dataclasses.replace(SMALL, credit="returns"), theta, torch.full_like(theta, alpha), [inner], outer, False)
+    problem = OuterProblem(policy, log_prob_objective, SMALL, theta, torch.full_like(theta, alpha), [inner], outer, False)
     torch.testing.assert_close(problem.gradient, -exact, rtol=1e-6, atol=1e-8)
     # without the credit of the first action for the second, it is another gradient
     outer[0] = outer[0]._replace(advantage=reward(a).unsqueeze(-1))
-    blind = OuterProblem(policy, dataclasses.replace(SMALL, credit="returns"), theta, torch.full_like(theta, alpha), [inner], outer, False)
+    blind = OuterProblem(policy, log_prob_objective, SMALL, theta, torch.full_like(theta, alpha), [inner], outer, False)
     assert float((blind.gradient + exact).norm() / exact.norm()) > 0.02
 
 
@@ -196,6 +196,47 @@ def test_outer_weights_of_a_task_sum_to_one_and_skip_what_is_not_valid(make, set
     used = sum(int((s.weight > 0).sum()) for s in outer)
     skipped = algorithm.config.episodes_per_step if algorithm.config.credit == "curvature" else 0
     assert used == int(rollout.valid[:, :, skipped:].sum())
+
+
+@pytest.mark.parametrize("credit", ["curvature", "returns"])
+def test_inner_steps_are_made_from_the_reward_and_the_outer_step_from_what_training_is_told(credit):
+    task = tasks.make("bandit_n10_k5")
+    algorithm = MAML(task.spec, task.params, dataclasses.replace(SMALL, num_robots=5, episodes_per_step=2, credit=credit), seed=2)
+    env = BatchedEnv(task, algorithm.config.num_tasks, 5, seed=3)
+    env.set_tasks(task.sample(algorithm.config.num_tasks))
+    rollout, thetas = recorded(algorithm, env)
+    assert not torch.equal(rollout.reward, rollout.told_reward)
+    inner, outer = algorithm.segments(rollout)
+    paid, told = (dataclasses.replace(rollout, reward=x, training_reward=None) for x in (rollout.reward, rollout.training_reward))
+    for segments, alone in ((inner, algorithm.segments(paid)[0]), (outer, algorithm.segments(told)[1])):
+        for found, expected in zip(segments, alone, strict=True):
+            torch.testing.assert_close(found.advantage, expected.advantage)
+    assert not torch.equal(outer[0].advantage, algorithm.segments(paid)[1][0].advantage)
+    replayed = adapt(algorithm.objective, algorithm.network.policy, algorithm.network.theta, algorithm.network.alpha, inner, create_graph=False).thetas
+    torch.testing.assert_close(thetas[-1], replayed[-1].detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_rewards_from_a_potential_that_the_baseline_can_say_change_no_advantage(make):
+    """They add the potential of an observation to its return (potential-based shaping, Ng et al. 1999), and this one is linear in o and o²."""
+    algorithm, env = make(num_robots=6)
+    rollout, _ = recorded(algorithm, env)
+    assert bool(rollout.valid.all())
+    obs = torch.randn(4, 6, 1, 6, 2, generator=torch.Generator().manual_seed(0))  # the ridge is nothing beside features of this size
+    episodes = Episodes.of(rollout, 0, 1)._replace(obs=obs)
+    potential = 3 * obs[..., 0] - 2 * obs[..., 1] ** 2
+    after = torch.nn.functional.pad(potential[..., 1:], (0, 1))
+    shaped = episodes._replace(reward=episodes.reward + potential - algorithm.config.discount * after)
+    found, expected = (algorithm.inner_segment(x, 0).advantage for x in (shaped, episodes))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_fomaml_moves_otherwise_than_maml(make):
+    algorithm, env = make()
+    first_order = FOMAML(algorithm.spec, algorithm.params, algorithm.config, seed=2)
+    rollout, _ = recorded(algorithm, env)
+    for learner in (algorithm, first_order):
+        assert learner.meta_update(rollout)["accepted"]
+    assert not torch.equal(algorithm.network.theta, first_order.network.theta)
 
 
 def test_a_gradient_step_raises_the_surrogate_it_is_made_from(make):

@@ -187,7 +187,7 @@ def test_maml_fomaml_and_promp_give_the_gradient_of_their_kind(problem):
     inner, alpha = problem.together(problem.theta), torch.full_like(problem.theta, ALPHA)
     adapted = adapt(ratio_objective, POLICY, problem.theta, alpha, [inner], create_graph=False).thetas[1].detach()
     outer = problem.together(adapted[0])
-    second, first = (OuterProblem(POLICY, MAMLConfig(), problem.theta, alpha, [inner], [outer], flag).gradient for flag in (False, True))
+    second, first = (OuterProblem(POLICY, ratio_objective, MAMLConfig(), problem.theta, alpha, [inner], [outer], flag).gradient for flag in (False, True))
     promp, _ = OuterObjective(POLICY, ratio_objective, ProMPConfig(), problem.theta, alpha, [inner], [outer]).gradient(problem.theta)
     ratio = problem.meta_gradient(ratio_objective, inner)
     torch.testing.assert_close(second, -ratio, rtol=1e-10, atol=1e-12)
@@ -216,6 +216,6 @@ def test_credit_by_returns_is_exact_for_steps_from_single_trajectories(problem):
     posts = [problem.together(x) for x in adapted]
     post = Segment(*(torch.cat([getattr(x, name) for x in posts]) for name in Segment._fields[:4]))
     post = post._replace(weight=num * chance * post.weight)
-    blind, seeing = (OuterProblem(POLICY, MAMLConfig(credit="returns"), problem.theta, alpha, [segment], x, False) for x in ([post], [before, post]))
+    blind, seeing = (OuterProblem(POLICY, log_prob_objective, MAMLConfig(), problem.theta, alpha, [segment], x, False) for x in ([post], [before, post]))
     torch.testing.assert_close(seeing.gradient, -right, rtol=1e-10, atol=1e-12)
     assert float((blind.gradient + right).norm() / right.norm()) > 0.005

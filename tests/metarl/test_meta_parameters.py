@@ -7,7 +7,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from metarl import meta_parameters, tasks
+from metarl import meta_parameters, robots, tasks
+from metarl.ros_nodes import control_loop
 from metarl.tasks.arm_reach import ArmReach
 
 
@@ -54,6 +55,17 @@ def test_missing_file_lists_the_zoo(monkeypatch):
         meta_parameters.load("nowhere.safetensors")
 
 
+def test_what_is_no_file_of_meta_parameters_is_told_as_what_it_is(saved, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.md").write_text("# Notes, longer than a header's eight bytes\n")
+    with pytest.raises(FileNotFoundError, match=rf"'{saved.parent}' is a folder, expected a meta-parameters file .*: it holds {saved}$"):
+        meta_parameters.load(saved.parent)
+    with pytest.raises(FileNotFoundError, match=r"empty' is a folder, .*: it holds none"):
+        meta_parameters.load(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"notes\.md is no meta-parameters file, which `metarl train` writes as NAME\.safetensors"):
+        meta_parameters.load(tmp_path / "notes.md")
+
+
 def test_every_entry_of_the_zoo_loads():
     for name in meta_parameters.zoo():
         algorithm = meta_parameters.load(name)
@@ -65,6 +77,39 @@ def test_truncated_file(saved, keep):
     saved.write_bytes(saved.read_bytes()[:keep])
     with pytest.raises(ValueError, match="not a readable safetensors file: truncated"):
         meta_parameters.load(saved)
+
+
+def flip_signs(path, count=100):
+    """Of so many float32 in the middle of the file."""
+    data = bytearray(path.read_bytes())
+    begin = 8 + int.from_bytes(data[:8], "little")
+    middle = begin + (len(data) - begin) // 8 * 4 - 2 * count
+    for last in range(middle + 3, middle + 3 + 4 * count, 4):
+        data[last] ^= 0x80
+    path.write_bytes(data)
+
+
+def test_a_damaged_file_is_refused(saved, tmp_path):
+    state, damaged = tmp_path / "state", r" is damaged: its contents have SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}, which"
+    meta_parameters.save_state(state, {"replay": torch.ones(1000)})
+    for path, read in ((saved, meta_parameters.load), (state, meta_parameters.load_state)):
+        read(path)
+        flip_signs(path)
+        with pytest.raises(ValueError, match=f"{path}{damaged}"):
+            read(path)
+    with pytest.raises(ValueError, match=f"{saved}{damaged}"):  # as the adapter node loads it
+        control_loop.load(str(saved), robots.load("arm7"))
+    meta_parameters.save_state(state, {"speed": 0.25})
+    state.write_bytes(state.read_bytes().replace(b"0.25", b"0.75"))
+    with pytest.raises(ValueError, match=f"{state}{damaged}"):
+        meta_parameters.load_state(state)
+
+
+def test_a_file_without_a_digest_loads_as_before(saved):
+    expected = meta_parameters.load(saved).meta_parameters()
+    rewrite(saved)
+    assert meta_parameters.DIGEST_KEY.encode() not in saved.read_bytes()
+    assert all(torch.equal(t, expected[name]) for name, t in meta_parameters.load(saved).meta_parameters().items())
 
 
 def test_pickles_are_never_opened(tmp_path):

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from metarl import ppo
-from metarl.networks import Categorical, CategoricalPolicy, Gaussian, GaussianPolicy, Normalizer, gaussian_entropy, gaussian_log_prob
+from metarl.networks import (
+    Categorical,
+    CategoricalPolicy,
+    Gaussian,
+    GaussianPolicy,
+    Normalizer,
+    gaussian_entropy,
+    gaussian_log_prob,
+    relative_change,
+    root_mean_square,
+)
 from metarl.returns import masked_mean, normalise
 
 
@@ -105,3 +115,20 @@ def test_masked_entries_do_not_count():
 def test_approximate_kl_is_zero_only_at_the_old_policy():
     assert float(ppo.approximate_kl(torch.tensor([-1.0]), torch.tensor([-1.0]), torch.ones(1))) == 0.0
     assert float(ppo.approximate_kl(torch.tensor([-1.2]), torch.tensor([-1.0]), torch.ones(1))) > 0.0
+
+
+def test_relative_change_is_that_of_the_layer_which_changes_most():
+    """Two layers of 3 inputs and 2 outputs, 2 inputs and 1 output, and a number behind them: 8 and 4 parameters."""
+    shapes = [(3, 2), (1, 2), (2, 1), (1, 1)]
+    old = torch.tensor([[0.5] * 8 + [2.0] * 4]).repeat(2, 1)
+    new = old.clone()
+    new[1, 0] += 1.0  # root mean square of the change: 1 / sqrt(8)
+    assert relative_change(new, old, shapes) == pytest.approx(2 / math.sqrt(8))
+    new[0, 11] += 16.0  # what stands behind the layers counts with the last one: 16 / sqrt(4)
+    assert relative_change(new, old, shapes) == pytest.approx(4.0)
+    old[:, 8:], new[:, 8:] = 0.0, 1.0  # a layer of nothing is taken for one of numbers within 1 / sqrt(2)
+    assert relative_change(new, old, shapes) == pytest.approx(math.sqrt(6))
+
+
+def test_root_mean_square_is_that_of_the_row_where_it_is_largest():
+    assert root_mean_square(torch.tensor([[[3.0, 0.0], [2.0, 2.0]]])) == pytest.approx(3 / math.sqrt(2))

@@ -14,13 +14,14 @@ class Short(PointNavigation):
     horizon = 5
 
 
-def test_stacked_networks_equal_ordinary_ones():
-    network = StackedNetwork([3, 4, 2], last_scale=0.5)
+@pytest.mark.parametrize("bounded", [False, True])
+def test_stacked_networks_equal_ordinary_ones(bounded):
+    network = StackedNetwork([3, 4, 2], last_scale=0.5, bounded=bounded)
     theta = network.initial(2, torch.Generator().manual_seed(0))
     assert theta.shape == (2, network.num_params) == (2, 3 * 4 + 4 + 4 * 2 + 2)
     x = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(1))
     for row in range(2):
-        ordinary = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        ordinary = nn.Sequential(nn.Linear(3, 4), nn.Tanh() if bounded else nn.ReLU(), nn.Linear(4, 2))
         weight, bias, last, last_bias = theta[row].split([12, 4, 8, 2])
         with torch.no_grad():
             ordinary[0].weight.copy_(weight.view(3, 4).t())
@@ -31,6 +32,21 @@ def test_stacked_networks_equal_ordinary_ones():
     assert float(weight.abs().max()) <= 3**-0.5
     assert float(last.abs().max()) <= 0.5 * 4**-0.5
     assert float(bias.abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_how_fast_outputs_change_along_a_direction(bounded):
+    network, rng = StackedNetwork([3, 4, 4, 2], last_scale=0.5, bounded=bounded), torch.Generator().manual_seed(2)
+    theta, direction = (torch.randn(2, network.num_params, generator=rng, dtype=torch.float64) for _ in range(2))
+    x = torch.randn(2, 6, 3, generator=rng, dtype=torch.float64)
+    little = 1e-6 * direction
+    torch.testing.assert_close(network.push(theta, x, direction), (network(theta + little, x) - network(theta - little, x)) / 2e-6, rtol=1e-6, atol=1e-6)
+
+
+def test_policies_are_bounded_far_away():
+    agents = Agents(SPEC, 1, (8,), 100, clip=1.0).born(torch.arange(1), torch.Generator().manual_seed(0))
+    way = torch.tensor([[[1.0, 0.5]]])
+    torch.testing.assert_close(agents.act(agents.policy, 1e4 * way), agents.act(agents.policy, 1e6 * way))
 
 
 def test_stacked_adam_equals_torchs_with_clipping_and_counts_for_each_row():

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from metarl import tasks
-from metarl.algos.fomaml import FOMAML
 from metarl.algos.maml import MAML
 from metarl.algos.promp import OuterObjective, ProMP, ProMPConfig
-from metarl.inner_steps import BatchedCategorical, BatchedGaussian, BatchedPolicy, Segment, kl_divergence, leaf, ratio_objective
+from metarl.inner_steps import BatchedCategorical, BatchedGaussian, Segment, adapt, kl_divergence, leaf, log_prob_objective, ratio_objective
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv
 from metarl.tasks.point_navigation import PointNavigation
@@ -194,18 +193,15 @@ def test_single_decisions_are_credited_by_the_rest_of_the_trial(make):
     assert logs["kl"] > 0
 
 
-@pytest.mark.parametrize("kind", [MAML, FOMAML, ProMP])
-def test_policies_of_all_tasks_are_evaluated_at_once(make, kind, monkeypatch):
-    calls, counts = [], []
-    whole = BatchedPolicy._network
-    monkeypatch.setattr(BatchedPolicy, "_network", lambda self, *args: (calls.append(1), whole(self, *args))[1])
-    for num_tasks in (2, 7):
-        algorithm, env = make(kind, num_tasks=num_tasks)
-        rollout, _ = recorded(algorithm, env)
-        calls.clear()
-        logs = algorithm.meta_update(rollout)
-        counts.append(len(calls) - 4 * logs.get("backtracks", 0))  # two inner and two outer segments for each further look of a line search
-    assert counts[0] == counts[1] > 4
+@pytest.mark.parametrize(("credit", "objective"), [("curvature", ratio_objective), ("returns", log_prob_objective)])
+@pytest.mark.parametrize("kind", [MAML, ProMP])
+def test_the_outer_step_goes_through_inner_steps_on_the_objective_that_the_credit_asks_for(make, kind, credit, objective, monkeypatch):
+    algorithm, env = make(kind, credit=credit)
+    climbed = []
+    for module in ("maml", "promp"):
+        monkeypatch.setattr(f"metarl.algos.{module}.adapt", lambda objective, *rest: (climbed.append(objective), adapt(objective, *rest))[1])
+    algorithm.meta_update(recorded(algorithm, env)[0])
+    assert set(climbed) == {objective}
 
 
 def test_inner_steps_adapt_sigma_and_never_below_its_floor(make):

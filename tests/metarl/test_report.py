@@ -5,18 +5,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from metarl import report
-from metarl.evaluate import Evaluation, Outcome
+from metarl import algos, report
+from metarl.evaluate import REFERENCES, Evaluation, Outcome
 from metarl.statistics import Estimate
 
 
-def outcome(start, scored=True, error=True, horizon=1):
+def outcome(start, scored=True, error=True, horizon=1, episodes=3):
     def curve(scale):
-        return [Estimate(scale * (start + k), scale * (start + k - 1), scale * (start + k + 1)) for k in range(3)]
+        return [Estimate(scale * (start + k), scale * (start + k - 1), scale * (start + k + 1)) for k in range(episodes)]
 
-    steps = np.zeros((3, horizon, 3))
+    steps = np.zeros((episodes, horizon, 3))
     steps[:, 0] = np.nan
-    tasks = np.zeros((1, 4, 3))
+    tasks = np.zeros((1, 4, episodes))
     return Outcome(
         (), curve(1.0), curve(0.01) if error else [], curve(0.1), curve(0.5) if scored else [], curve(0.25), [], steps, steps if error else None, tasks, tasks
     )
@@ -74,10 +74,52 @@ def test_plot_is_a_picture_with_a_panel_for_each_question(evaluation, horizon, p
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
 
 
+def test_more_algorithms_than_colours_are_drawn_too(evaluation, tmp_path):
+    evaluation.outcomes.update({f"learner{i}": outcome(2) for i in range(len(report.COLOURS) + 2)})
+    report.plot(evaluation, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").exists()
+
+
 def test_algorithms_have_colours_and_references_have_none(evaluation):
-    greys = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in report.GREY.values()]
+    greys = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c, _ in report.GREY.values()]
     assert all(r == g == b for r, g, b in greys)
     assert len(set(report.COLOURS)) == len(report.COLOURS) >= 6
+
+
+def test_an_algorithm_looks_the_same_in_every_picture_and_like_no_other():
+    names = [*algos.names(), "random", "somebody's", "nobody's"]
+    together = report.styles(names)
+    assert len({tuple(style.items()) for style in together.values()}) == len(names)
+    assert all(report.styles([name])[name] == together[name] for name in [*algos.names(), *REFERENCES])
+
+
+@pytest.mark.parametrize("names", [["pearl"], [f"an_algorithm_{i}" for i in range(15)]])
+def test_legends_stay_within_the_picture_and_off_the_axes(evaluation, names):
+    evaluation.outcomes.clear()
+    evaluation.outcomes.update({name: outcome(i, horizon=20, episodes=20) for i, name in enumerate(["random", *names])})
+    figure = report.draw(evaluation)
+    figure.draw_without_rendering()
+    boxes = [legend.get_window_extent() for legend in [*figure.legends, *(a.legend_ for a in figure.axes if a.legend_)]]
+    assert len(boxes) == 2
+    for box in boxes:
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(axes.bbox) for axes in figure.axes)
+    assert all(axes.bbox.height > 0.5 * figure.bbox.height for axes in figure.axes)
+
+
+@pytest.mark.parametrize("episodes", [1, 100])
+def test_ticks_are_whole_episodes_with_room_for_their_labels(evaluation, episodes):
+    evaluation.outcomes["rl2"] = outcome(2, episodes=episodes)
+    ticks = report.draw(evaluation).axes[0].get_xticks()
+    assert 1 <= len(ticks) <= 12
+    assert all(tick == round(tick) for tick in ticks)
+
+
+def test_the_steps_are_those_of_the_algorithm_with_the_best_last_episode(evaluation):
+    evaluation.outcomes.clear()
+    evaluation.outcomes.update({name: outcome(start, horizon=5) for name, start in (("amago", 1), ("rl2", 5), ("snail", 3), ("oracle", 9))})
+    assert report.draw(evaluation).axes[-1].get_xlabel() == "decision within an episode of rl2"
 
 
 def test_a_long_trial_shows_some_of_its_episodes():

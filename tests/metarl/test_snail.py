@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from metarl.algos.snail import SNAIL, Snail, SNAILConfig
+from metarl.algos.snail import SNAIL, DenseBlocks, Snail, SNAILConfig, gate
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv, Step
 from metarl.tasks.point_navigation import PointNavigation
@@ -61,6 +61,11 @@ def test_one_tc_block_reaches_over_the_whole_trial_and_the_future_is_not_seen(le
     assert not bool(x.grad[0, 1:].any())
 
 
+def test_the_tc_blocks_are_made_for_the_whole_trial():
+    algorithm, spec = small(), EndsNearby().spec
+    assert sum(algorithm.memory.dilations) // 2 >= spec.horizon * spec.episodes_per_trial  # one of the two blocks, from the last token to the first
+
+
 def test_gate_and_attention_by_hand():
     memory = Snail(1, 2, SNAILConfig(embedding_size=1, filters=1, attention_size=1))
     assert memory.dilations == [1, 1]
@@ -78,6 +83,20 @@ def test_gate_and_attention_by_hand():
     torch.testing.assert_close(found[:, 2], torch.zeros(3))
     reads = [torch.tensor([0.0, 0.5, -1.0])[: t + 1] for t in range(3)]
     torch.testing.assert_close(found[:, 3], torch.stack([(r.softmax(0) * r).sum() for r in reads]))
+
+
+def test_dense_blocks_and_their_gradients_are_those_of_the_formula():
+    """Also in a trial that is shorter than a dilation; gradients against finite differences."""
+    rng, filters, dilations = torch.Generator().manual_seed(0), 2, [1, 2, 8]
+    sizes = [3 + filters * i for i in range(len(dilations))]
+    shapes = [(3, 5, 3), *(shape for size in sizes for shape in ((2 * filters, 2 * size), (2 * filters,)))]
+    given, *parameters = (torch.randn(shape, generator=rng, dtype=torch.float64).requires_grad_() for shape in shapes)
+    x = given
+    for dilation, weight, bias in zip(dilations, parameters[::2], parameters[1::2], strict=True):
+        past = torch.nn.functional.pad(x, (0, 0, dilation, 0))[:, :5]
+        x = torch.cat([x, gate(torch.cat([x, past], -1) @ weight.t() + bias)], -1)
+    torch.testing.assert_close(DenseBlocks.apply(given, dilations, *parameters), x)
+    assert torch.autograd.gradcheck(lambda given, *parameters: DenseBlocks.apply(given, dilations, *parameters), (given, *parameters))
 
 
 def test_trials_may_be_longer_than_those_of_training():

@@ -14,6 +14,7 @@ from rich.console import Console
 from metarl import algos, meta_parameters, train
 from metarl.algos.rl2 import RL2
 from metarl.log import CSV_NAME, TrainingLog, cut_csv
+from metarl.presets import config_for
 from metarl.train import STATE_NAME, Run, choose_device, meta_train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,9 +155,10 @@ def test_a_signal_in_an_iteration_ends_it_and_one_while_writing_waits(run, sent,
 
 def start_and_wait_for_rows(run, number):
     """A training in a process of its own, when `number` iterations are in its CSV."""
-    c = run.config
-    settings = {"num-tasks": c.num_tasks, "iterations": c.iterations, "hidden-size": 8, "layers": 8, "epochs": 2, "minibatches": 2}
-    command = ["train", run.algorithm, run.task, "--seed=3", f"--out={run.out}", "--checkpoint-every=5", *(f"--config.{k}={v}" for k, v in settings.items())]
+    preset = dataclasses.asdict(config_for(run.algorithm, run.task))
+    settings = {name: value for name, value in dataclasses.asdict(run.config).items() if value != preset[name]}
+    words = [word for k, v in settings.items() for word in (f"--config.{k.replace('_', '-')}", *map(str, v if isinstance(v, tuple) else (v,)))]
+    command = ["train", run.algorithm, run.task, "--seed=3", f"--out={run.out}", "--checkpoint-every=5", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-m", "metarl.cli", *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not ((run.out / CSV_NAME).exists() and len(rows(run.out)) >= number):

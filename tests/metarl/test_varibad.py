@@ -50,7 +50,7 @@ def said(reward, valid=None, obs_size=2, action_size=2):
     n, steps = reward.shape
     no = torch.zeros(n, steps, dtype=torch.bool)
     obs = torch.zeros(n, steps, obs_size)
-    return Trials(obs, torch.zeros(n, steps, action_size), reward, obs.clone(), no, no, ~no if valid is None else valid)
+    return Trials(obs, torch.zeros(n, steps, action_size), reward, obs.clone(), no, no, ~no if valid is None else valid, reward)
 
 
 def believing(algorithm, mean, log_var):

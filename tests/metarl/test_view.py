@@ -80,7 +80,7 @@ def test_who_acts(small_algorithm, tmp_path):
     task = tasks.make("point_navigation")
     env = view.environment(task, "", task.sample(1), 0, [].append)
     assert isinstance(view.actor(env, "", 0)[0], RandomAdapter)
-    assert isinstance(view.actor(env, "auto", 0)[0], RandomAdapter), "the zoo has MAML of this task, and no RL²"
+    assert not isinstance(view.actor(env, "auto", 0)[0], RandomAdapter), "the zoo has RL² of this task"
     path = tmp_path / "x.safetensors"
     meta_parameters.save(path, small_algorithm("rl2"), "rl2", 0)
     assert view.actor(env, str(path), 0)[0].act(env.reset()).shape == (1, 1, 2)

@@ -61,5 +61,6 @@ def test_unknown_names_list_the_near_ones_first():
 
 def test_a_long_list_of_names_is_cut():
     known = [f"x{number}" for number in range(43)]
-    assert str(unknown_name("task", "abc", known)) == f"no task is called 'abc': known are {', '.join(known[:12])} and 31 more"
-    assert str(unknown_name("task", "abc", known[:12])) == f"no task is called 'abc': known are {', '.join(known[:12])}"
+    assert str(unknown_name("task", "abc", known)) == "no task is called 'abc': known are x0, x1, x2, x3, x4 and 38 more"
+    assert str(unknown_name("task", "abc", known[:5])) == "no task is called 'abc': known are x0, x1, x2, x3, x4"
+    assert str(unknown_name("task", "x8x", known)) == "no task is called 'x8x': did you mean x8, x38, x28, x18 or x9? 43 are known"

@@ -1,11 +1,14 @@
 """Adaptation on copies: what is accepted, what is refused, and when everything goes back to the meta-parameters."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from metarl import algos, tasks
-from metarl.ros_nodes.adaptation import Mode, SafeAdapter, apart, duplicate
-from metarl.tasks.batched_env import Step
+from metarl import algos, meta_parameters, tasks
+from metarl.rollout import collect
+from metarl.ros_nodes.adaptation import Mode, SafeAdapter, duplicate
+from metarl.tasks.batched_env import BatchedEnv, Step
 
 NAN = float("nan")
 
@@ -32,6 +35,9 @@ class Learner:
 
     def adapt(self):
         self.number = self.number + self.at_end
+
+    def distance(self, prior):
+        return float((self.number - prior.number).abs())
 
 
 def step(reward, valid=True):
@@ -167,23 +173,26 @@ def test_too_many_rollbacks_switch_learning_off_until_somebody_switches_it_on():
     assert acts(safe) == 0.5
 
 
-def test_a_collapse_of_rewards_is_rolled_back_the_second_time_in_a_row():
+def test_a_collapse_of_rewards_is_rolled_back_and_then_counted_anew():
     safe = SafeAdapter(Learner(), (0.0, 1.0))
-    episode(safe, 0.9)  # what a trial's episodes were paid so far is what the next are measured by
-    episode(safe, 0.2)
-    episode(safe, 0.7)
-    episode(safe, 0.1)
+    for paid in (0.9, 0.9, 0.9, 0.0):
+        episode(safe, paid)
     assert safe.counts["collapse"] == 0
-    episode(safe, 0.1)
+    episode(safe, 0.0)
     assert safe.counts["collapse"] == safe.counts["rollbacks"] == 1
     assert acts(safe) == 0.0
+    episode(safe, 0.0)
+    assert safe.counts["collapse"] == 1
+    episode(safe, 0.0)
+    assert safe.counts["collapse"] == 2
 
 
-def test_a_collapse_from_little_is_one_too_and_what_was_not_done_as_it_was_meant_says_nothing_about_it():
+def test_what_was_not_done_as_it_was_meant_says_nothing_about_a_collapse():
     safe = SafeAdapter(Learner(), (0.0, 1.0))
-    episode(safe, 0.45)
-    episode(safe, 0.1)
     for _ in range(3):
+        episode(safe, 0.45)
+    episode(safe, 0.0)
+    for _ in range(5):
         episode(safe, 0.0, valid=False)
     assert safe.counts["collapse"] == 0
     episode(safe, 0.0)
@@ -293,7 +302,7 @@ def test_copies_share_nothing_that_learning_changes():
     assert other.number.item() == 0.0
     assert other.heard == []
     assert other.noise is learner.noise  # one stream of chance
-    assert apart(learner, other) == 0.5
+    assert learner.number.item() == 0.5
 
 
 TRIED = [name for name in algos.names() if not algos.load(name).privileged]
@@ -325,6 +334,174 @@ def test_every_algorithm_acts_as_without(name, small_algorithm, short_episodes):
     assert safe.counts["rollbacks"] == safe.counts["trust_radius"] == 0
 
 
+def test_who_cannot_say_how_far_it_has_gone_does_not_learn_on_a_robot():
+    with pytest.raises(TypeError, match="object cannot say how far it has gone from its meta-parameters: to learn on a robot it needs `distance`"):
+        SafeAdapter(object(), (0.0, 1.0))
+
+
+# one file of each algorithm, of tasks that are soon simulated
+FILES = [f"point_navigation/{name}" for name in ("maml", "fomaml", "promp", "metagenrl", "pearl", "varibad", "rl2", "rma", "snail")]
+FILES += ["grid_navi/amago", "grid_navi/hypernetwork", "quadrotor_track/rl2"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_learned_in_a_trial_lies_well_inside_of_the_trust_radius(file):
+    algorithm = meta_parameters.load(f"zoo:{file}")
+    task = tasks.make(algorithm.spec.task)
+    env = BatchedEnv(task, 1, 1, num_threads=1, seed=0)
+    env.set_tasks(task.sample(1, "iid"))
+    safe, distances = SafeAdapter(algorithm.adapter(1), task.reward_range), []
+    collect(env, safe, explore=algorithm.noise_to_adapt, on_step=lambda *_: distances.append(safe.distance))
+    env.close()
+    assert safe.counts["accepted"] > 0
+    assert safe.counts["trust_radius"] == 0
+    assert 0.02 < max(*distances, safe.distance) < 0.7 * safe.bounds.trust_radius
+
+
+def explode(adapter, what, times=1e3):
+    """Make one part of what an adapter has understood larger than it can be; finite."""
+    where, _, name = what.rpartition(".")
+    holder = getattr(adapter, where) if where else adapter
+    new = times * (1 + getattr(holder, name).abs())
+    if isinstance(holder, tuple):
+        setattr(adapter, where, holder._replace(**{name: new}))
+    else:
+        setattr(holder, name, new)
+
+
+STATES = {
+    "maml": ("theta",), "fomaml": ("theta",), "promp": ("theta",), "metagenrl": ("agents.policy",), "rl2": ("hidden",), "robust": ("hidden",),
+    "hypernetwork": ("hidden",), "rma": ("hidden",), "varibad": ("hidden", "belief.mean", "belief.log_var"), "snail": ("found",), "amago": ("cache.known",),
+    "pearl": ("evidence.weighted_mean", "mean", "latent"),
+}  # fmt: skip
+
+
+def test_every_algorithm_has_a_state_that_may_explode():
+    assert set(STATES) == set(TRIED)
+
+
+@pytest.mark.parametrize(("name", "what"), [(name, what) for name, parts in STATES.items() for what in parts])
+def test_an_exploding_state_of_every_kind_does_not_take_over(name, what, small_algorithm, monkeypatch):
+    adapter = small_algorithm(name).adapter(1)
+    learn = type(adapter).observe
+    monkeypatch.setattr(type(adapter), "observe", lambda self, step: (learn(self, step), explode(self, what)))
+    safe = SafeAdapter(adapter, (-15.0, 0.0))
+    spec, rng = tasks.make("point_navigation").spec, torch.Generator().manual_seed(3)
+    given = made_up(spec, rng, -1.0, True)
+    before = safe.act(given.obs, False)
+    safe.observe(given)
+    assert dict(safe.counts) == {"excluded": 0, "trust_radius": 1}
+    assert torch.equal(safe.act(given.obs, False), before)
+
+
+@pytest.mark.parametrize(("name", "what"), [("amago", "cache.keys"), ("metagenrl", "agents.critic"), ("pearl", "evidence.precision"), ("snail", "values")])
+def test_a_number_that_is_none_is_found_wherever_it_is_kept(name, what, small_algorithm, monkeypatch):
+    adapter = small_algorithm(name).adapter(1)
+    learn = type(adapter).observe
+    monkeypatch.setattr(type(adapter), "observe", lambda self, step: (learn(self, step), explode(self, what, NAN)))
+    safe = SafeAdapter(adapter, (-15.0, 0.0))
+    safe.observe(made_up(tasks.make("point_navigation").spec, torch.Generator().manual_seed(3), -1.0, True))
+    assert safe.counts["non_finite"] == safe.counts["rollbacks"] == 1
+
+
+@pytest.mark.parametrize("name", ["maml", "fomaml", "promp"])
+@pytest.mark.parametrize(("faster", "worse"), [(1.0, 0), (1e5, 1)])
+def test_an_inner_step_that_is_too_long_does_not_take_over(name, faster, worse, small_algorithm, short_episodes):
+    """An exploding loss whose numbers are still finite, inside of a trust radius that somebody has opened wide."""
+    algorithm = small_algorithm(name)
+    algorithm.network.log_alpha += torch.tensor(faster).log()
+    safe = SafeAdapter(algorithm.adapter(1), (-15.0, 0.0))
+    safe.bounds.trust_radius = 1e30
+    spec, rng = tasks.make("point_navigation").spec, torch.Generator().manual_seed(3)
+    obs = torch.randn(1, 1, spec.obs_size, generator=rng)
+    before = safe.act(obs, False)
+    for i in range(spec.horizon):
+        given = made_up(spec, rng, -float(i % 3), True)
+        safe.observe(replace(given, action=safe.act(given.obs)))
+    safe.adapt()
+    assert (safe.counts["worse"], safe.counts["rollbacks"]) == (worse, 0)
+    assert torch.equal(safe.act(obs, False), before) is bool(worse)
+
+
+class Judged(Learner):
+    """Finds its own steps at the end of an episode worse, or cannot tell."""
+
+    def __init__(self, error=None):
+        super().__init__(at_end=0.25)
+        self.error = error
+
+    def progress(self, before):
+        if self.error is not None:
+            raise self.error
+        return -1.0
+
+
+def test_after_a_refusal_version_and_distance_are_those_of_the_state_that_acts():
+    safe = SafeAdapter(Judged(), (0.0, 1.0))
+    episode(safe, 0.5, 0.5, 0.5)
+    assert safe.counts["worse"] == 1
+    assert (acts(safe), safe.version, safe.distance) == (0.0, (-1, -1), 0.0)
+    safe.observe(step(0.5))
+    safe.enable(False)
+    assert safe.experience()[:3] == (-1, -1, False)  # of half an episode nothing is kept
+    assert safe.experience().state["number"].item() == 0.0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a solver"), TypeError("a shape"), KeyError("a name"), AssertionError()])
+def test_whatever_an_algorithm_raises_is_a_step_that_failed(error):
+    safe = SafeAdapter(Judged(error), (0.0, 1.0))
+    episode(safe, 0.5)
+    assert safe.counts["failed"] == safe.counts["rollbacks"] == 1
+    assert (acts(safe), safe.version) == (0.0, (-1, -1))
+
+
+class Wanderer(Learner):
+    """Takes noise for what it should do; a memory that wanders off, paid the less the farther it is."""
+
+    def observe(self, step):
+        self.number = self.number + step.obs.reshape(1)
+
+    @property
+    def paid(self):
+        return float(torch.exp(-self.number.square()))
+
+
+def test_what_noisy_labels_taught_is_given_up_when_it_is_paid_less():
+    """Every episode teaches a step in a random direction: without a way back, all of it is lost soon; with it, learning ends at the meta-parameters."""
+    rng = torch.Generator().manual_seed(0)
+    safe, bare = SafeAdapter(Wanderer(), (0.0, 1.0)), Wanderer()
+    paid = {"safe": [], "bare": []}
+    for k in range(80):
+        label = 0.7 * torch.randn(1, 1, 1, generator=rng)
+        for name, adapter, inside in (("safe", safe, safe._adapter), ("bare", bare, bare)):
+            paid[name].append(inside.paid)
+            safe.note(1, k)
+            adapter.observe(replace(step(inside.paid), obs=label))
+            adapter.adapt()
+    assert safe.counts["collapse"] == safe.counts["rollbacks"] == 3
+    assert safe.off == "rollback_loop"
+    assert acts(safe) == 0.0
+    assert sum(paid["safe"][-10:]) == pytest.approx(10.0)
+    assert sum(paid["bare"][-10:]) < 5.0
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_noisy_labels_end_every_algorithm_inside_of_its_bounds(name, small_algorithm, short_episodes):
+    """Rewards that are mere chance: whatever was accepted is finite and inside of the trust radius, and what was paid far less was given up."""
+    safe = SafeAdapter(small_algorithm(name).adapter(1), (-15.0, 0.0))
+    spec, rng = tasks.make("point_navigation").spec, torch.Generator().manual_seed(3)
+    for k in range(5):
+        for i in range(spec.horizon):
+            safe.note(1, k * spec.horizon + i)
+            given = made_up(spec, rng, -15.0 * float(torch.rand((), generator=rng)) if k < 2 else -15.0, True)
+            safe.observe(replace(given, action=safe.act(given.obs)))
+        safe.adapt()
+        assert bool(safe.act(given.obs, False).isfinite().all())
+        assert safe.distance <= safe.bounds.trust_radius
+    assert safe.counts["collapse"] == 1  # the last three episodes were paid nothing
+    assert safe.distance == 0.0
+
+
 @pytest.mark.parametrize("name", TRIED)
 def test_every_algorithm_stands_an_episode_that_nothing_is_learned_from(name, small_algorithm, short_episodes):
     safe = SafeAdapter(small_algorithm(name).adapter(1), (-15.0, 0.0))
@@ -337,3 +514,26 @@ def test_every_algorithm_stands_an_episode_that_nothing_is_learned_from(name, sm
         safe.adapt()
     assert torch.equal(safe.act(obs, False), before)
     assert safe.counts["rollbacks"] == 0
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", TRIED)
+def test_every_algorithm_keeps_what_it_knew_where_learning_is_switched_off_in_mid_episode(name, frozen, small_algorithm, short_episodes):
+    """Half an episode is forgotten: the next one that is learned from is neither joined to it nor longer than the horizon."""
+    plain, safe = small_algorithm(name).adapter(1), SafeAdapter(small_algorithm(name).adapter(1), (-15.0, 0.0))
+    spec, rng = tasks.make("point_navigation").spec, torch.Generator().manual_seed(3)
+    plain.reset()
+    for k in range(3):
+        learning = (plain, safe) if k != 1 else (safe,)
+        for i in range(spec.horizon):
+            if k == 1:  # off at the second decision, and on again at the last but one, which holds from the next episode on
+                off = 1 <= i < spec.horizon - 2
+                safe.enable(not off or frozen)
+                safe.bounds.mode = Mode.FROZEN if off and frozen else Mode.ADAPT
+            given = made_up(spec, rng, -1.0, True)
+            for adapter in learning:
+                adapter.observe(given)
+        for adapter in learning:
+            adapter.adapt()
+    torch.testing.assert_close(safe.act(given.obs, False), plain.act(given.obs, False))
+    assert (safe.counts["failed"], safe.counts["rollbacks"]) == (0, 0)

@@ -178,6 +178,27 @@ def test_what_was_executed_counts_for_the_next_command():
     assert learner.valid == [False, True, False, False]
 
 
+@pytest.mark.parametrize(("name", "part", "learned"), [("arm_reach", 0.25, True), ("arm_reach", -1.2, False), ("arm_push", 0.25, False)])
+def test_a_set_point_that_was_cut_is_learned_from_as_the_action_that_it_stands_for(name, part, learned):
+    """Decided: full speed. Executed: a part of it, where an action says so; else nothing is learned."""
+    task = tasks.make(name)
+    learner, given = Learner(task.spec), []
+    learner.act = lambda obs, explore: torch.ones(1, 1, task.spec.action_size)
+    learner.observe = given.append
+    loop = ControlLoop(task, learner, True)
+    here = {name: torch.zeros(n) for name, n in {"target_pos": 3, "object_pos": 3}.items() if name in loop.needs}
+    home = torch.tensor(task.robot.home_qpos)
+    here |= {"qpos": home} | ({"qvel": torch.zeros(7)} if "qvel" in loop.needs else {})
+    decision = loop.begin_episode(here)
+    executed = home + part * (decision.command.qpos[0] - home)
+    loop.take_result(0.5, False, False, here, executed)
+    assert bool(given[0].valid) is learned
+    assert loop.excluded == ("" if learned else "intervention")
+    torch.testing.assert_close(given[0].action[0, 0], torch.full((task.spec.action_size,), part if learned else 1.0), rtol=0, atol=1e-4)
+    if learned:
+        torch.testing.assert_close(loop._obs[0, -7:], torch.full((7,), part), rtol=0, atol=1e-4)  # the last action, as it is observed
+
+
 def test_after_an_activation_set_points_begin_at_the_measured_pose():
     """The robot was moved by hand in between: 0.5 rad from where it was commanded to."""
     task = tasks.make("arm_reach")

@@ -32,6 +32,10 @@ def test_events_pass_once_and_in_order():
     assert order.accept(event(6, 0))
     with pytest.raises(Rejected, match="old_epoch: event of trial 5, the present one is 6"):
         order.accept(event(5, 3))
+    assert order.accept(event(2, 0))  # a trial that begins after the machine's clock was set back
+    assert not order.accept(event(2, 1))
+    with pytest.raises(Rejected, match="gap"):
+        order.accept(event(6, 1))
 
 
 def test_whoever_was_started_anew_joins_a_trial_that_is_under_way():
@@ -50,8 +54,18 @@ def test_what_the_tasks_need_is_found_out_from_their_functions():
     assert readings.needed_to_act(SLIDE) == ("object_pos", "qpos", "target_pos")
     assert readings.needed_to_judge(SLIDE) == ("object_linvel", "object_pos", "qpos", "target_pos")
     assert readings.needed_to_act(REACH) == ("qpos", "qvel", "target_pos", "tool_pos")
-    assert readings.bodies(readings.needed_to_judge(SLIDE)) == {"object": ("linvel", "pos"), "target": ("pos",)}
-    assert readings.bodies(readings.needed_to_act(REACH)) == {"target": ("pos",)}  # the tool is known from the joints
+    assert readings.bodies(SLIDE, readings.needed_to_judge(SLIDE)) == {"object": ("linvel", "pos"), "target": ("pos",)}
+    assert readings.bodies(REACH, readings.needed_to_act(REACH)) == {"target": ("pos",)}  # the tool is known from the joints
+
+
+def test_a_goal_must_lie_in_the_tasks_box():
+    readings.check_goal(REACH, torch.tensor([0.30, -0.30, 0.50]))  # its corners belong to it
+    with pytest.raises(Rejected, match=r"goal_range: y of the goal is -0.310 m, arm_reach allows -0.3 to 0.3 m"):
+        readings.check_goal(REACH, torch.tensor([0.30, -0.31, 0.50]))
+    with pytest.raises(Rejected, match="goal_range: x of the goal is nan m"):
+        readings.check_goal(REACH, torch.tensor([float("nan"), 0.0, 0.3]))
+    with pytest.raises(Rejected, match="no_goal: arm_slide sets the goal of its episodes itself"):
+        readings.check_goal(SLIDE, torch.tensor([0.5, 0.5, 0.0]))
 
 
 def test_a_reading_that_no_message_carries_is_named():
@@ -100,6 +114,22 @@ def test_a_decision_is_over_after_its_motion_when_all_is_at_rest_or_the_wait_has
     assert not over(1.3, 0.1)
     assert not over(1.2 + SLIDE.settle_time - 0.01, 0.1)
     assert over(1.2 + SLIDE.settle_time, 0.1)
+
+
+@pytest.mark.parametrize("now", [-3600.0, 3600.0])
+def test_a_decision_in_whose_middle_the_clock_is_set_is_given_its_whole_time_anew(now):
+    referee = Referee(SLIDE, epoch=9)
+    referee.begin_episode(at(0.55, 0.05), 7200 * SECOND)
+    over = lambda seconds: referee.over(at(0.55, 0.05), round((7200 + seconds) * SECOND), motion=1.2)  # noqa: E731
+    assert not over(0.6)
+    referee.count_anew(round((7200 + now) * SECOND))
+    assert not over(now)
+    assert not over(now + 0.6)
+    assert over(now + 1.2)
+    referee.judge(torch.zeros(3), torch.zeros(7), at(0.55, 0.5), round((7200 + now + 1.2) * SECOND))
+    referee.begin_episode(at(0.55, 0.05), round((7200 + now + 2) * SECOND))
+    assert not over(now + 3)
+    assert over(now + 3.2)
 
 
 def test_time_is_up_after_the_horizon(monkeypatch):

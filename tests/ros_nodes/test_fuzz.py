@@ -1,4 +1,7 @@
-"""A million commands, most of them wrong: none that is let through leaves the limits."""
+"""A million commands, most of them wrong, to arms at rest, and a million set-points in motion, many arms at once: what is let through stays inside.
+
+One arm after the other through the whole guard: test_fuzz_sequences.py.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ import pytest
 from metarl import robots
 from metarl.ros_nodes.base_guard import Measured, State
 from metarl.ros_nodes.guard import Guard
-from metarl.ros_nodes.limits import SLACK, Command, Limits, sample, set_point_breaks, trajectory_breaks
+from metarl.ros_nodes.limits import GAP, SLACK, Command, Limits, Pace, reachable, sample, set_point_breaks, trajectory_breaks
 from metarl.ros_nodes.rejection import Rejected
 
 SPEC = robots.load_arm("arm7")
@@ -14,6 +17,8 @@ ARM = Limits.of(SPEC)
 HOME = np.array(SPEC.home_qpos)
 BATCH, BATCHES = 25_000, 40
 GUARDED = 3  # of each batch, so many times a hundred go through the whole guard
+ARMS, STEPS = 500, 2000
+DT = 0.01  # s between two set-points
 BAD = np.array([np.nan, np.inf, -np.inf, 1e308, -1e308, 1e-308, 1e9])
 
 
@@ -62,11 +67,17 @@ def inside(position, velocity, acceleration=None):
 
 
 def guard_says(time, qpos, qvel, start):
-    """Whether the guard, with its robot at rest at the command's beginning, lets it through unchanged."""
+    """Whether the guard, with its robot at rest at the command's beginning, lets it through: a trajectory unchanged, a set-point as far as the joints get."""
     made = Guard(ARM, reach=10.0, measured=Measured(1000, start, np.zeros(7), 0.0))
     command = Command(1000, time, qpos, qvel)
     try:
-        assert made.judge(command, 0.0) is command
+        passed = made.judge(command, 0.0)
+        if len(time) == 1:
+            speed = (passed.qpos[0] - start) / time
+            assert inside(passed.qpos, speed[None], speed[None] / time[0]).all()
+            assert inside(passed.qpos, passed.qvel, passed.qvel / time[0]).all()
+        else:
+            assert passed is command
     except Rejected:
         held = made.hold(1000, 0.0)  # what is sent instead is inside, too
         assert inside(held.qpos, held.qvel).all()
@@ -114,3 +125,34 @@ def test_sampling_follows_the_same_curves():
     np.testing.assert_allclose(speed[4:8], velocity[0, 1, :4], atol=1e-12)
     np.testing.assert_allclose(found[8:], HOME + np.full((2, 1), 0.3))
     assert not speed[8:].any()
+
+
+# ---- in motion --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_million_set_points_in_motion():
+    """500 arms at once, as one of 3500 joints: whatever is wanted, speed and its change stay inside of the limits, and braking in front of the ends too."""
+    rng = np.random.default_rng(0)
+    many = Limits((), *(np.tile(x, ARMS) for x in (ARM.lower, ARM.upper, ARM.qvel, ARM.qacc)))
+    start = np.tile(HOME, ARMS)
+    pace, before, cut = Pace.at(start, 0 * start, Command(0, np.array([DT]), start[None], 0 * start[None])), start, 0
+    speed, stamp, qvel, heading = 0 * start, 0, 0 * start, rng.uniform(-1, 1, len(start))
+    for _ in range(STEPS):
+        dt = DT * rng.choice([0.1, 0.7, 1.0, 1.5, 3.0], p=[0.05, 0.1, 0.7, 0.1, 0.05])
+        stamp += round(dt * 1e9)
+        dt, speed = min(dt, DT), speed if dt < GAP * DT else 0 * speed
+        turned = rng.random(len(start)) < 0.05  # else on and on in the same direction, as far as there is room
+        heading = np.where(turned, rng.uniform(-1.2, 1.2, len(start)), heading)
+        jerk = np.where(rng.random(len(start)) < 0.1, rng.uniform(-1, 1, len(start)), heading)
+        wanted = np.clip(before + jerk * many.qvel * dt, many.lower, many.upper)
+        feed = many.qvel * rng.choice([-1.0, 0.0, 1.0], len(start))
+        passed, pace = reachable(many, Command(stamp, np.array([DT]), wanted[None], feed[None]), pace, dt)
+        now = (passed.qpos[0] - before) / dt
+        assert ((passed.qpos >= many.lower) & (passed.qpos <= many.upper)).all()
+        assert (np.abs(now) <= many.qvel + 2 * SLACK / dt).all()
+        assert (np.abs(now - speed) <= many.qacc * dt + 4 * SLACK / dt).all()
+        assert (np.abs(passed.qvel[0] - qvel) <= many.qacc * dt + 2 * SLACK).all()
+        cut += int((np.abs(passed.qpos[0] - wanted) > SLACK).sum())
+        before, speed, qvel = passed.qpos[0], now, passed.qvel[0]
+    assert 0.02 < cut / (STEPS * len(start)) < 0.9  # neither everything nor nothing was sudden
+    assert (many.upper - before < 0.05).mean() > 0.02  # some have come to the end of their way

@@ -38,8 +38,8 @@ def test_the_nodes_of_the_arm():
     nodes = {n.name: n for n in arm(Arm("file", simulator="mujoco", split="ood_far", index=4, seed=2, mode="frozen"), observers=1)}
     assert list(nodes) == ["sim", "safety", "adapter", "task", "supervisor"]
     assert nodes["sim"].parameters == {"task": "arm_slide", "simulator": "mujoco", "split": "ood_far", "index": 4, "seed": 2, "pace": "lockstep"}
-    assert nodes["adapter"].parameters == {"meta_parameters": "file", "robot": "arm7", "mode": "frozen", "state_timeout": 10.0}
-    assert nodes["task"].parameters == {"task": "arm_slide", "episodes": 0, "observers": 1, "patience": 120.0}
+    assert nodes["adapter"].parameters == {"meta_parameters": "file", "robot": "arm7", "mode": "frozen", "state_timeout": 10.0, "clock_may_leap": True}
+    assert nodes["task"].parameters == {"task": "arm_slide", "episodes": 0, "observers": 1, "patience": 120.0, "clock_may_leap": True}
     assert nodes["safety"].remappings == {"command": "adapter/command"}
 
 
@@ -84,6 +84,18 @@ def test_a_recorder_listens_where_it_is_wanted():
 def test_choices_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="no mode is called 'adapting': did you mean adapt"):
         graph(Arm(mode="adapting"))
+
+
+@pytest.mark.parametrize("name", ["index", "seed", "episodes"])
+def test_numbers_below_0_are_refused_before_anything_starts(name):
+    with pytest.raises(ValueError, match=f"{name} is -1, expected 0 or more"):
+        graph(Car(**{name: -1}))
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf")])
+def test_a_replay_at_no_rate_is_refused_before_it_starts(rate):
+    with pytest.raises(ValueError, match=f"rate is {rate}, expected 0 or more"):
+        replay("bag", rate=rate)
 
 
 def test_parameter_files_by_name_and_by_path(tmp_path):
@@ -149,8 +161,8 @@ def test_children_find_the_domain_and_their_own_libraries(domain, monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", "/another/environment/lib")
     found = domain.environment()
     assert found["ROS_DOMAIN_ID"] == str(domain.id)
-    assert found["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
-    assert found["FASTDDS_BUILTIN_TRANSPORTS"] == "UDPv4"
+    assert found["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SYSTEM_DEFAULT"  # the profile leaves it the loopback interface alone
+    assert Path(found["FASTRTPS_DEFAULT_PROFILES_FILE"]).is_file()
     assert "_ROS_WHEELS_BOOTSTRAP_COMPLETE" not in found  # else the child would not look for its own
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{sys.prefix}/lib")
     assert domain.environment()["_ROS_WHEELS_BOOTSTRAP_COMPLETE"] == "1"

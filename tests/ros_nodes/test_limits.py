@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from metarl import robots
-from metarl.ros_nodes.limits import SLACK, Command, Limits, check_form, check_set_point, check_trajectory, extremes
+from metarl.ros_nodes.limits import SLACK, Command, Limits, check_form, check_set_point, check_trajectory, extremes, gentle_time, slowed
 from metarl.ros_nodes.rejection import Rejected
 
 ONE = Limits(("elbow",), np.array([-1.0]), np.array([1.0]), np.array([2.0]), np.array([10.0]))
@@ -188,3 +188,33 @@ def test_what_stays_well_inside_is_accepted(case):
     assume((position > ARM.lower + 0.01).all() and (position < ARM.upper - 0.01).all())
     assume((np.abs(velocity) < 0.9 * ARM.qvel).all() and (np.abs(acceleration) < 0.9 * ARM.qacc).all())
     assert reason_of(check_trajectory, ARM, found, start) is None
+
+
+def test_a_joint_without_room_does_not_make_the_others_brake_harder():
+    """Joint 1 comes to its limit whatever one does; the others need 0.4 s for their way, not the 0.1 s that would be least."""
+    qpos, qvel = HOME.copy(), np.zeros(7)
+    qpos[0], qvel[0] = ARM.upper[0] - 1e-4, 1.0
+    target = HOME + np.array([0, 0.1, 0, 0, 0, 0, 0])
+    target[0] = ARM.upper[0]
+    time = gentle_time(ARM, qpos, qvel, target, 0.1)
+    assert time == pytest.approx((6 * 0.1 / 7.5) ** 0.5, rel=0.1)
+    assert time >= (6 * 0.1 / 7.5) ** 0.5
+
+
+# ---- motions that are too fast --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("duration", "longer"), [(0.2, True), (2.0, False)])
+def test_a_motion_takes_as_long_as_the_joints_need(duration, longer):
+    """0.3 rad with least jerk: 5.77 d / T² at the most, which joint 2 may do at 7.5 rad/s², in 0.48 s."""
+    s = np.linspace(0.0, 1.0, 51)[1:]
+    qpos = HOME + 0.3 * (s**3 * (10 - 15 * s + 6 * s**2))[:, None] * np.ones(7)
+    qvel = 0.3 * (30 * s**2 * (1 - s) ** 2 / duration)[:, None] * np.ones(7)
+    command = Command(1, duration * s, qpos, qvel)
+    found = slowed(ARM, command, 0.004)
+    assert (found is not command) is longer
+    if longer:
+        assert found.time[-1] == pytest.approx((5.77 * 0.3 / 7.5) ** 0.5, abs=50 * 0.004)
+        np.testing.assert_allclose(found.time / 0.004, np.round(found.time / 0.004))
+        np.testing.assert_array_equal(found.qpos, qpos)
+    assert reason_of(check_trajectory, ARM, found, HOME) is None

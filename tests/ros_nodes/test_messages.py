@@ -115,6 +115,9 @@ def test_echoes_go_through_a_scan_and_back():
     assert (message.angle_min, message.angle_max) == pytest.approx((-0.75, 0.75))
     assert list(message.ranges) == pytest.approx([1.5, math.inf, 0.25, 5.99])  # REP 117: nothing is infinitely far
     assert (messages.stamp_of(message), message.header.frame_id) == (10**9 + 5, "base_link")
+    message.header.stamp = messages.to_time(0)
+    with pytest.raises(Rejected, match="no_stamp: its stamp is 0"):
+        messages.stamp_of(message)
     assert torch.equal(messages.scan_readings(message, "lidar", LIDAR)["lidar"], echoes[0])
 
 
@@ -173,6 +176,40 @@ def test_columns_of_a_command_follow_the_names():
     found = messages.command_arrays(messages.command_message(turned, NAMES[::-1]), NAMES)
     assert np.array_equal(found.qpos, command.qpos)
     assert np.array_equal(found.qvel, command.qvel)
+
+
+FINGERS, WIDTH = ("left", "right"), (0.0, 0.04)
+
+
+def grasping():
+    """The first point opens, the others close."""
+    return messages.planned_command(planned()._replace(gripper=torch.tensor([[3.0, 3.0], [-5.0, -5.0], [-5.0, -5.0]])), NOW)
+
+
+def test_a_gripper_is_told_its_effort_and_where_that_leads():
+    message = messages.command_message(grasping(), NAMES, FINGERS, WIDTH)
+    assert message.joint_names == [*NAMES, *FINGERS]
+    assert [list(p.positions[7:]) for p in message.points] == [[0.04, 0.04], [0.0, 0.0], [0.0, 0.0]]
+    assert list(message.points[1].effort) == [0.0] * 7 + [-5.0] * 2
+    found = messages.command_arrays(message, NAMES, FINGERS)
+    for one, other in zip(found, grasping(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert messages.to_trajectory(found).gripper.tolist() == [grasping().gripper.tolist()]
+    assert messages.command_message(grasping()._replace(gripper=None), NAMES, FINGERS, WIDTH).joint_names == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: setattr(m, "joint_names", [*NAMES, "left", "thumb"]), "missing_joint"),
+        (lambda m: setattr(m.points[1], "effort", []), "wrong_shape"),
+        (lambda m: setattr(m.points[1], "positions", [0.0] * 7), "wrong_shape"),
+    ],
+)
+def test_bad_commands_of_a_gripper(change, reason):
+    message = messages.command_message(grasping(), NAMES, FINGERS, WIDTH)
+    change(message)
+    assert refused(messages.command_arrays, message, NAMES, FINGERS).reason == reason
 
 
 def changed(change):

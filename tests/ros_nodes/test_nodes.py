@@ -21,6 +21,7 @@ from rich.console import Console
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
@@ -45,12 +46,12 @@ HOME = np.array(ARM7.home_qpos)
 LONG = 300.0  # s, until a test gives up; a busy machine takes its time to start processes
 
 
-class Rated(NodeSpec):
-    """A replay at the rate that stands in place of its executable."""
+class Given(NodeSpec):
+    """A node with the parameter that stands in place of its executable, as YAML has it."""
 
     @property
     def command(self):
-        return [sys.executable, "-m", "metarl.ros_nodes.replay_node", "--ros-args", "-p", "bag:=x", "-p", f"rate:={self.executable}"]
+        return [sys.executable, "-m", f"metarl.ros_nodes.{self.name}_node", "--ros-args", "-p", "bag:=x", "-p", self.executable]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,78 @@ def test_a_trial_over_dds_is_the_trial_without(domain, listen, files, name, simu
     assert [e.truncated for e in found] == ([False] * (task.horizon - 1) + [True]) * episodes
     np.testing.assert_allclose([e.reward for e in found], reward.flatten(), rtol=0, atol=tolerance)
     np.testing.assert_allclose([e.error for e in found], error.flatten(), rtol=0, atol=tolerance)
+
+
+def test_a_grasp_over_dds_is_the_grasp_without(domain, listen, as_slow_as_a_robot):
+    """The fingers' efforts go with the trajectory, every motion is forwarded, and the trained policy lifts and places."""
+    name, file = "arm_lift_place", "zoo:arm_lift_place/rl2"
+    topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "safety/status": (DiagnosticArray, runtime.LATCHED)}
+    topics[ARM7.command_topic] = (JointTrajectory, runtime.COMMAND)
+    with listen(domain, topics) as ear, Graph(arm(Arm(file, name, "mujoco", index=3, episodes=3), observers=1), domain) as graph:
+        ear.until(lambda: graph.finished("task"), "the trial to end")
+        ear.until(lambda: sum(messages.to_event(m).ends for m in ear.heard["task/events"]) == 3, "the last event")
+        found = [e for e in map(messages.to_event, ear.heard["task/events"]) if not e.begins]
+        ear.until(lambda: ear.last("safety/status").get("forwarded") == str(len(found)), "the last command to be counted")
+    motions = [m for m in ear.heard[ARM7.command_topic] if len(m.points) > 1]
+    assert len(motions) == len(found)
+    assert {tuple(m.joint_names) for m in motions} == {ARM7.joint_names + ARM7.gripper_joint_names}
+    expected = without_ros(file, as_slow_as_a_robot(tasks.make(name)), "mujoco", 3, 3)[0]
+    returns = np.zeros(3)
+    np.add.at(returns, [e.episode for e in found], [e.reward for e in found])
+    np.testing.assert_allclose(returns, expected.sum(-1), rtol=0, atol=1e-3)
+    assert returns.max() > 0.8
+
+
+UR = ("shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint", "wrist_1_joint", "wrist_2_joint", "wrist_3_joint")
+FR3 = tuple(f"fr3_joint{i}" for i in range(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "joints", "topic"),
+    [
+        ("arm_reach_ur5e", "", UR, "scaled_joint_trajectory_controller/joint_trajectory"),
+        ("arm_reach", "fr3", FR3, "fr3_arm_controller/joint_trajectory"),
+    ],
+)
+def test_the_whole_graph_under_the_names_of_the_robots_driver(domain, listen, files, name, config, joints, topic):
+    """An episode of 100 decisions: every command is forwarded, under these names alone, and each is worth what it is without ROS."""
+    topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "safety/status": (DiagnosticArray, runtime.LATCHED)}
+    topics |= {topic: (JointTrajectory, runtime.COMMAND), "joint_states": (JointState, runtime.STREAM_IN)}
+    choice = Arm(files(name), name, "mujoco", index=3, episodes=1, config=config)
+    with listen(domain, topics) as ear, Graph(arm(choice, observers=1), domain) as running:
+        ear.until(lambda: running.finished("task"), "the trial to end")
+        ear.until(lambda: ear.last("safety/status").get("forwarded") == "100", "the last command to be counted")
+    assert {tuple(m.joint_names) for m in ear.heard[topic]} == {joints}
+    assert {tuple(m.name) for m in ear.heard["joint_states"]} == {joints}
+    found = [e.reward for e in map(messages.to_event, ear.heard["task/events"]) if not e.begins]
+    np.testing.assert_allclose(found, without_ros(choice.policy, tasks.make(name), "mujoco", 3, 1)[0].flatten(), rtol=0, atol=1e-4)
+
+
+def goal(x, y, z, frame="base_link"):
+    message = PoseStamped()
+    message.header.frame_id = frame
+    message.pose.position.x, message.pose.position.y, message.pose.position.z = x, y, z
+    return message
+
+
+def test_an_operator_sets_the_goal_of_the_next_episode_and_what_it_cannot_be_is_refused(domain, listen, files):
+    topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "task/status": (DiagnosticArray, runtime.LATCHED)}
+    topics |= {f"{source}/target": (PoseStamped, runtime.STREAM) for source in ("seen", "measured")}
+    refused = {"wrong_frame": goal(0.5, 0.2, 0.3, "map"), "not_finite": goal(0.5, float("nan"), 0.3), "goal_range": goal(0.5, 0.2, 0.9)}
+    choice = Arm(files("arm_reach"), "arm_reach", "mujoco", index=3, episodes=2)
+    with listen(domain, topics, {"task/goal": PoseStamped}) as ear, Graph(arm(choice, observers=1), domain) as running:
+        ear.until(lambda: ear.mouth["task/goal"].get_subscription_count() == 1, "the task node to listen")
+        for message in (goal(0.5, 0.2, 0.3), *refused.values()):  # what is refused takes nothing back
+            ear.mouth["task/goal"].publish(message)
+        ear.until(lambda: all(ear.last("task/status").get(reason) == "1" for reason in refused), "the refusals")
+        ear.until(lambda: running.finished("task"), "the trial to end")
+    places = {topic: [m.pose.position for m in ear.heard[topic]] for topic in ("seen/target", "measured/target")}
+    seen, measured = ({(round(p.x, 4), round(p.y, 4), round(p.z, 4)) for p in found} for found in places.values())
+    assert len([e for e in map(messages.to_event, ear.heard["task/events"]) if e.begins]) == 2
+    assert (0.5, 0.2, 0.3) in measured
+    assert (0.5, 0.2, 0.3) not in seen  # the camera is as wrong as ever
+    last = places["measured/target"][-1]
+    assert abs(last.x - 0.5) + abs(last.y - 0.2) + abs(last.z - 0.3) > 1e-3  # the second episode's is the task's own again
 
 
 def test_what_was_learned_is_saved_and_begun_with_after_a_restart(domain, listen, files, tmp_path):
@@ -242,7 +315,7 @@ def test_without_new_joint_states_nothing_is_sent(robot, repeats):
     with robot(state_timeout=0.2) as (ear, timer):
         timer.cancel()
         if repeats:
-            ear.node.create_timer(0.02, lambda: ear.mouth[ARM7.state_topic].publish(state(10**9)))
+            ear.node.create_timer(0.02, lambda: ear.mouth[ARM7.state_topic].publish(state(10**6)))
         silent_since = time.monotonic()
         ear.until(lambda: time.monotonic() > silent_since + 1.0, "the last joint state to grow old")
         ear.mouth["adapter/command"].publish(message(trajectory(0.1, 3)))
@@ -343,11 +416,22 @@ def test_where_the_adapter_cannot_be_configured_the_supervisor_says_why_and_ends
     assert "Traceback" not in str(failed.value)
 
 
-@pytest.mark.parametrize("rate", [-1.0, float("inf")])
-def test_a_replay_at_no_rate_is_refused(domain, rate):
-    text = {"inf": ".inf"}.get(str(rate), str(rate))  # as YAML has it
-    with Graph((Rated("replay", text),), domain) as graph, pytest.raises(NodeFailed, match=f"the parameter rate is {rate}"):
-        graph.wait("replay", LONG)
+@pytest.mark.parametrize(
+    ("node", "name", "given", "said"),
+    [
+        ("task", "episodes", "-1", "the parameter episodes is -1, expected between 0"),
+        ("task", "episodes", "1.5", "'episodes' to '1.5' of type 'DOUBLE', expecting type 'INTEGER'"),
+        ("task", "patience", ".nan", "the parameter patience is nan, expected between 0"),
+        ("sim", "index", "-3", "the parameter index is -3, expected between 0"),
+        ("recorder", "min_free", "-1.0", "the parameter min_free is -1.0, expected between 0"),
+        ("replay", "rate", ".nan", "the parameter rate is nan, expected between 0"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_by_name(domain, node, name, given, said):
+    with Graph((Given(node, f"{name}:={given}"),), domain) as graph, pytest.raises(NodeFailed) as failed:
+        graph.wait(node, LONG)
+    assert said in str(failed.value)
+    assert "Traceback" not in str(failed.value)
 
 
 def test_a_killed_node_ends_the_graph(domain, files):
@@ -374,9 +458,13 @@ def test_demo(tmp_path, files, capsys):
     _, error = without_ros(file, tasks.make("arm_slide"), "mujoco", 2, 5)
     np.testing.assert_allclose(found["miss"], error.flatten(), rtol=0, atol=1e-6)
     assert found["task_id"] == "arm_slide/v1:iid:0:2"
-    shots = re.findall(r"shot (\d) +(\d+\.\d) cm", said)
+    shots = re.findall(r"^shot (\d) of 5: miss (\d+\.\d) cm, return 0\.\d\d", said, re.MULTILINE)
     assert [(int(k), float(miss)) for k, miss in shots] == [(k + 1, pytest.approx(100 * m, abs=0.051)) for k, m in enumerate(found["miss"])]
     assert "weighs" in said  # the hidden task as a sentence
+    starting, ended = "starting sim, safety, adapter, task, supervisor: a process each", "the trial has ended after 5 shots"
+    phases = [starting, "all are ready: a trial of 5 shots begins", "shot 1 of 5", ended]
+    assert [said.count(phase) for phase in phases] == [1] * 4
+    assert sorted(phases, key=said.index) == phases
 
 
 def test_the_board_of_a_task_that_does_not_say_how_far_from_done():
@@ -385,24 +473,28 @@ def test_the_board_of_a_task_that_does_not_say_how_far_from_done():
     board.hear(Event(1, 1, 0, 1, 0.5, False, True, float("nan"), 1))
     board.hear(Event(1, 2, 1, 0, 0.0, False, False, 0.2, 1))
     board.hear(Event(1, 3, 1, 1, 0.25, False, True, 0.03, 1))
-    assert said.getvalue().splitlines() == ["shot miss return (█: 1 cm of miss)", "shot 1 unknown 0.50 ", "shot 2 3.0 cm 0.25 ███"]
+    assert said.getvalue().splitlines() == ["shot 1 of 5: miss unknown, return 0.50", "shot 2 of 5: miss 3.0 cm, return 0.25, █ = 1 cm: ███"]
 
 
 @pytest.mark.parametrize(
     ("task", "first", "then", "lines"),
     [
-        ("quadrotor_track", 3.122, 0.17, ["episode miss return (█: 10 cm of miss)", "episode 1 312.2 cm 1.00 " + 31 * "█", "episode 2 17.0 cm 1.00 ██"]),
-        ("kitchen", 4.0, 0.0, ["episode miss return (█: 1 subgoals of miss)", "episode 1 4.0 subgoals 1.00 ████", "episode 2 0.0 subgoals 1.00 "]),
-        ("arm_slide", 0.1, 9.0, ["shot miss return (█: 1 cm of miss)", "shot 1 10.0 cm 1.00 " + 10 * "█", "shot 2 900.0 cm 1.00 " + 40 * "█"]),
+        ("quadrotor_track", 3.122, 0.17, ["miss 312.2 cm, return 1.00, █ = 10 cm: " + 31 * "█", "miss 17.0 cm, return 1.00, █ = 10 cm: ██"]),
+        ("kitchen", 4.0, 0.0, ["miss 4.0 subgoals, return 1.00, █ = 1 subgoals: ████", "miss 0.0 subgoals, return 1.00"]),
+        ("arm_slide", 0.1, 9.0, ["miss 10.0 cm, return 1.00, █ = 1 cm: " + 10 * "█", "miss 900.0 cm, return 1.00, █ = 1 cm: " + 40 * "█"]),
     ],
 )
 def test_the_boards_bars_say_what_they_stand_for_and_fit_a_line(task, first, then, lines):
-    said = io.StringIO()
-    board = demo.Board(tasks.make(task), Console(file=said, width=80))
+    said, made = io.StringIO(), tasks.make(task)
+    board = demo.Board(made, Console(file=said, width=100))
     for k, miss in enumerate((first, then)):
         board.hear(Event(1, 2 * k, k, 0, 0.0, False, False, 1.0, 1))
         board.hear(Event(1, 2 * k + 1, k, 1, 1.0, False, True, miss, 1))
-    assert said.getvalue().splitlines() == lines
+    trial = f"{made.episodes_per_trial} {board.kind}s"
+    assert said.getvalue().splitlines() == [
+        f"all are ready: a trial of {trial} begins",
+        *(f"{board.kind} {k + 1} of {made.episodes_per_trial}: {line}" for k, line in enumerate(lines)),
+    ]
 
 
 @pytest.mark.parametrize(

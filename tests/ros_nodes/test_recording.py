@@ -144,15 +144,15 @@ def record_trial(folder, file, name, episodes=2, simulator="mujoco", meanwhile=N
         recording.write(topic, numbers, serialize_message(message))
 
     def answer(event, executed):
-        if meanwhile is not None:
-            meanwhile(event, loop)
+        excluded = "" if meanwhile is None else meanwhile(event, loop)
         found = heard(world.seen, seen)
         for channel in measured:
             kind = f"{channel.kind.__module__.split('.')[0]}/msg/{channel.kind.__name__}"
             recording.write(f"/left/{channel.topic}", kind, on_the_wire(channel.say(world.true, event.stamp), kind))
         note("/left/task/events", messages.event_message(event))
-        note("/left/adapter/used", messages.used_message(event, loop.needs, found, executed, circumstances(loop, "")))
-        result = (event.reward, event.terminated, event.truncated, found, executed)
+        note("/left/adapter/used", messages.used_message(event, loop.needs, found, executed, circumstances(loop, excluded)))
+        loop.adapter.note(event.epoch, event.sequence)
+        result = (event.reward, event.terminated, event.truncated, found, executed, excluded)
         decision = loop.begin_episode(found) if event.begins else loop.take_result(*result)
         if decision is not None:
             labels = ("epoch", "sequence", *task.action_names)
@@ -219,6 +219,7 @@ def test_what_people_changed_meanwhile_is_replayed_as_well(tmp_path, file):
             safe.bounds.trust_radius = 0.01
         elif event.sequence == 16:
             loop.resume()
+        return ""
 
     path = file("rl2", "arm_reach")
     record_trial(tmp_path / "bag", path, "arm_reach", meanwhile=meanwhile)
@@ -228,6 +229,36 @@ def test_what_people_changed_meanwhile_is_replayed_as_well(tmp_path, file):
     assert found.decisions == 24
     forgotten = {k: u._replace(circumstances=bag.used[7, 0].circumstances) for k, u in bag.used.items()}
     assert replay(loop_of(bag), type(bag)(**{**vars(bag), "used": forgotten})).difference
+
+
+def test_what_the_safety_node_held_and_what_was_stale_is_replayed_as_such(tmp_path, file):
+    """Too many interventions roll back what was learned; as many stale states do not."""
+    reasons, live = {"intervention": range(2, 10), "stale_state": range(14, 22)}, []
+
+    def meanwhile(event, loop):
+        live[:] = [loop.adapter.counts]
+        return next((reason for reason, when in reasons.items() if event.sequence in when), "")
+
+    path = file("rl2", "arm_reach")
+    record_trial(tmp_path / "bag", path, "arm_reach", meanwhile=meanwhile)
+    bag = read(tmp_path / "bag")
+    loop = loop_of(bag)
+    assert replay(loop, bag).difference == ""
+    assert live[0]["interventions"] > 0
+    assert loop.adapter.counts == live[0]
+
+
+@pytest.mark.parametrize(("stale", "told"), [(0.0, ""), (1.0, "not whether for stale state or an intervention")])
+def test_a_bag_from_before_reasons_were_kept_is_replayed_or_refused(tmp_path, file, stale, told):
+    record_trial(tmp_path / "bag", file("rl2", "arm_reach"), "arm_reach", episodes=1)
+    bag = read(tmp_path / "bag")
+    old = {k: u._replace(circumstances={k: v for k, v in u.circumstances.items() if k != "excluded"} | {"stale": stale}) for k, u in bag.used.items()}
+    bag = type(bag)(**{**vars(bag), "used": old})
+    if told:
+        with pytest.raises(ValueError, match=told):
+            replay(loop_of(bag), bag)
+    else:
+        assert replay(loop_of(bag), bag).difference == ""
 
 
 def test_another_adaptation_is_told_apart(tmp_path, file, monkeypatch):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import chain
 import ros
 import soak
+
+from metarl import robots
+from metarl.ros_nodes import messages
+from metarl.ros_nodes.limits import Command
 
 sys.path.remove(str(ROOT / "benchmarks"))
 
@@ -37,6 +42,36 @@ def test_each_command_answers_the_reading_whose_contents_were_executed():
     arrived = [(b"a", 1), (b"b", 2), (b"a", 3), (b"d", 4), (b"e", 5), (b"x", 6)]
     executed = [(b"a", 10), (b"b", 20), (b"a", 30), (b"c", 40), (b"d", 50), (b"e", 50)]
     assert chain.answers(arrived, executed) == [(10, 1), (20, 2), (30, 3), (50, 4)]
+
+
+class Hears:
+    """A node's subscriptions, that nobody speaks to."""
+
+    def create_subscription(self, kind, topic, callback, quality):
+        self.callback = callback
+
+    def declare_parameter(self, name, default):
+        return SimpleNamespace(value=self.file)
+
+
+def test_readings_that_got_no_command_are_counted(tmp_path):
+    """Of five readings while time passes one is answered twice, one by a command that was lost and one by nobody; a sixth came while nothing moved."""
+    node = Hears()
+    node.file = str(tmp_path / "times.npz")
+    watch = chain.Stopwatch(node)
+    for stamp in range(6):
+        watch.publishes(stamp, due=stamp != 5)
+    for stamp, content, arrives in ((0, 1.0, True), (1, 2.0, True), (1, 3.0, True), (2, 4.0, False), (4, 5.0, True), (5, 6.0, True)):
+        message = messages.command_message(Command(stamp, np.array([0.01]), np.full((1, 7), content), np.zeros((1, 7))), robots.load("arm7").joint_names)
+        if arrives:
+            watch.arrives(message)
+        node.callback(message)
+    watch.write()
+    found = np.load(node.file)
+    assert found["came"].tolist() == [True, True, False, False, True]
+    assert len(found["latency"]) == 4
+    assert ros.missed(found["came"]) == ["5", "2", "0.600"]
+    assert ros.missed(np.array([], dtype=bool)) == ros.missed(None) == ["", "", ""]
 
 
 def test_slope_of_series_with_levels_of_their_own():
@@ -92,3 +127,6 @@ def test_the_bare_graph_answers_its_readings(tmp_path, monkeypatch):
     assert (latency > 0.0).all()
     assert set(found.processor) == {"sim", "safety", "adapter", "task"}
     assert all(0.0 < part < 1.0 for part in found.processor.values())
+    came = found.came[ros.BARE]
+    assert 20 < len(came) <= 110
+    assert came.mean() > 0.5

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
 from metarl.ros_nodes import task_node
+from metarl.ros_nodes.events import Event
 
 # ROS's message packages import a parser that imports what Python has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
@@ -55,6 +56,25 @@ def test_a_stopped_robot_costs_no_patience(task):
     look(1059.0)
     with pytest.raises(RuntimeError, match="waited 60 s for adapter's action"):
         look(1061.0)
+
+
+def test_when_the_trial_has_ended_nothing_more_is_asked_for_until_the_process_ends(task):
+    made, said, look = task(patience=60.0)
+    made._ask_for_episode = lambda: said.append("an episode")
+    made._episode_from, made._not_before = None, 0.0
+    look(1.0)
+    assert said == ["an episode"]
+    made.finished = True
+    look(1000.0)
+    assert said == ["an episode"]
+
+
+def test_what_is_told_of_an_episode_is_its_return(task):
+    made, said, _ = task(patience=0.0)
+    made._return, made._events, made.referee = 7.0, SimpleNamespace(publish=lambda message: None), SimpleNamespace(trial_ended=False)
+    for step, reward in enumerate((0.0, 0.25, 0.5, 0.125)):
+        made._publish(Event(1, step, 4, step, reward, False, step == 3, 0.02, 5))
+    assert said == ["episode 4: return 0.875, error 0.0200"]
 
 
 def test_an_episode_that_cannot_be_begun_is_asked_for_again(task):

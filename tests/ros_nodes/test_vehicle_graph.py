@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
@@ -28,6 +29,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"
 EVENTS = {"task/events": (Float64MultiArray, runtime.HISTORY)}
 
 
+class Slewed:
+    """An adapter whose decisions are cut to what the vehicle's slew limits allow, and which learns from what is left of them."""
+
+    def __init__(self, adapter, env):
+        self.adapter, self.env = adapter, env
+
+    def act(self, obs, explore):
+        task, robot, readings = self.env.task, self.env.task.robot, self.env.readings
+        decided = task.command(self.adapter.act(obs, explore)[0].clamp(-1.0, 1.0), readings).ctrl
+        wanted, before = (robot.command_of(ctrl.double())[0].tolist() for ctrl in (decided, readings["command_ctrl"]))
+        executed = robot.ctrl_of(torch.tensor([robot.nearest(wanted, before, robot.control_dt)]))
+        return task.action_of(executed, readings).unsqueeze(0)
+
+    def __getattr__(self, name):
+        return getattr(self.adapter, name)
+
+
 @pytest.mark.parametrize(("kind", "name"), [(Quadrotor, "quadrotor_track"), (Car, "car_track_obstacles")])
 def test_a_trial_in_lockstep_is_the_trial_without_ros(domain, listen, tmp_path, small_algorithm, kind, name):
     """A car among posts hears them on `scan`, as a real lidar's driver says it."""
@@ -43,7 +61,7 @@ def test_a_trial_in_lockstep_is_the_trial_without_ros(domain, listen, tmp_path, 
     found = [e for e in map(messages.to_event, ear.heard["task/events"]) if not e.begins]
     algorithm, env = meta_parameters.load(file), BatchedEnv(task, 1, 1, "mujoco", 1, seed=0)
     env.set_tasks(task.sample(1, "iid", start=3))
-    rollout = collect(env, algorithm.adapter(1), 1, algorithm.noise_to_adapt)
+    rollout = collect(env, Slewed(algorithm.adapter(1), env), 1, algorithm.noise_to_adapt)
     env.close()
     valid = rollout.valid[0, 0, 0]
     assert len(found) == int(valid.sum())
@@ -71,6 +89,39 @@ def test_a_car_whose_adapter_is_killed_brakes_and_keeps_its_steering_angle(domai
     np.testing.assert_allclose(bend, bend[0], atol=1e-6)
 
 
+def at_rest(stamp):
+    """Odometry of a vehicle that stands at the origin; ns."""
+    odometry = Odometry()
+    odometry.header.stamp, odometry.header.frame_id, odometry.child_frame_id = messages.to_time(stamp), "odom", "base_link"
+    odometry.pose.pose.orientation.w = 1.0
+    return odometry
+
+
+def test_what_became_of_a_command_is_not_lost_in_the_braking(domain, listen):
+    """Whoever begins to listen while a stop is under way, as its 50 commands a second go out, still hears what its last command came to."""
+    safety = NodeSpec("safety", "safety_node", {"robot": "car"}, {"command": "adapter/command"})
+    says = {"adapter/command": TwistStamped, "odom": Odometry}
+    car, clock, executed = robots.load("car"), itertools.count(1), {"safety/executed": (TwistStamped, runtime.ANSWERS)}
+    with Graph((safety,), domain), listen(domain, {"cmd_vel": (TwistStamped, runtime.COMMAND)}, says) as ear:
+        sent, commands = ear.heard["cmd_vel"], {}
+
+        def tick():
+            stamp = next(clock) * 20_000_000
+            ear.mouth["odom"].publish(at_rest(stamp))
+            if "bad" not in commands:
+                commands["last"] = stamp
+                ear.mouth["adapter/command"].publish(messages.twist_command(car.twist_of((4.0, 0.2)), stamp))
+
+        ear.node.create_timer(0.02, tick)
+        ear.until(lambda: sent and sent[-1].twist.linear.x == pytest.approx(4.0), "the car to drive")
+        commands["bad"] = commands["last"] + 1
+        ear.mouth["adapter/command"].publish(messages.twist_command((np.nan, *[0.0] * 5), commands["bad"]))
+        ear.until(lambda: sent[-1].twist.linear.x <= 1.1e-3, "the car to be braked")
+        with listen(domain, executed) as late:
+            late.until(lambda: late.heard["safety/executed"], "what was said before")
+            late.until(lambda: commands["bad"] in {messages.to_stamp(m.header.stamp) for m in late.heard["safety/executed"]}, "the answer", 5.0)
+
+
 def test_a_safety_node_that_is_asked_to_end_first_brakes(domain, listen):
     """`ros2 launch` sends SIGINT to all at once: nobody else is there to stop the car, and its driver may hold the last command for ever."""
     safety = NodeSpec("safety", "safety_node", {"robot": "car"}, {"command": "adapter/command"})
@@ -82,10 +133,7 @@ def test_a_safety_node_that_is_asked_to_end_first_brakes(domain, listen):
 
         def tick():
             stamp = next(clock) * 20_000_000
-            odometry = Odometry()
-            odometry.header.stamp, odometry.header.frame_id, odometry.child_frame_id = messages.to_time(stamp), "odom", "base_link"
-            odometry.pose.pose.orientation.w = 1.0
-            ear.mouth["odom"].publish(odometry)
+            ear.mouth["odom"].publish(at_rest(stamp))
             ear.mouth["adapter/command"].publish(messages.twist_command(car.twist_of((4.0, 0.2)), stamp))
 
         ear.node.create_timer(0.02, tick)

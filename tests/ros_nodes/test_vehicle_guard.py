@@ -1,6 +1,7 @@
 """A vehicle's commands are cut to their limits, refused by name, and brought to an end when they cease."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,13 @@ from metarl.ros_nodes.limits import Command
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.vehicle_guard import VehicleGuard
 
-CAR, QUADROTOR = robots.load("car"), robots.load("quadrotor")
+
+def unhurried(robot):
+    """The same vehicle, whose command may change by its whole range in a period: for tests of other things."""
+    return replace(robot, slew_limits=tuple((high - low) / robot.control_dt for low, high in robot.command_limits))
+
+
+CAR, QUADROTOR = unhurried(robots.load("car")), unhurried(robots.load("quadrotor"))
 LEVEL = np.array([0.0, 0.0, 2.0, 1.0, 0.0, 0.0, 0.0])
 MS = 1_000_000
 
@@ -54,6 +61,22 @@ def test_slew_limits_cut_what_changes_too_fast():
     assert guard.judge(command(1040 * MS, 4.0, 0.4), 0.05).qpos[0].tolist() == pytest.approx([0.8, 0.08])
 
 
+@pytest.mark.parametrize("name", ["car", "quadrotor"])
+def test_no_vehicle_is_told_more_than_its_motors_can_do(name):
+    """From one end of what it may be commanded to the other: not in a period."""
+    robot = robots.load(name)
+    guard, ends = guarded(robot), np.array(robot.command_limits).T
+    sent = []
+    for i in range(100):
+        stamp, now = (1000 + 40 * i) * MS, 0.04 * i
+        guard.measure(stamp, LEVEL, np.zeros(6), now)
+        sent.append(guard.judge(command(stamp, *ends[i // 50]), now).qpos[0])
+    np.testing.assert_allclose(sent[49], ends[0])
+    np.testing.assert_allclose(sent[50] - sent[49], np.array(robot.slew_limits) * robot.control_dt)
+    np.testing.assert_allclose(sent[99], ends[1])
+    assert (sent[50] - sent[49] <= 0.63 * (ends[1] - ends[0])).all()
+
+
 def test_many_commands_at_once_change_no_more_than_one():
     """20 in 2 ms; a tenth of the range in 40 ms is allowed."""
     guard = guarded(slew=0.1)
@@ -64,6 +87,18 @@ def test_many_commands_at_once_change_no_more_than_one():
     assert passed.qpos[0].tolist() == pytest.approx([0.4 * 2 / 40, 0.08 * 2 / 40])
     guard.measure(1042 * MS, LEVEL, np.zeros(6), 0.05)
     assert guard.judge(command(1042 * MS, 4.0, 0.4), 0.05).qpos[0, 0] == pytest.approx(0.42)
+
+
+@pytest.mark.parametrize("robot", [CAR, QUADROTOR], ids=["car", "quadrotor"])
+def test_commands_that_come_late_all_at_once_change_no_more_than_three(robot):
+    """Five, decided a period apart: the motors have had no time between them."""
+    guard, period, ends = guarded(robot, slew=0.1, command_timeout=1.0), robot.control_dt, np.array(robot.command_limits).T
+    before = guard.judge(command(1000 * MS, *robot.rest), 0.0).qpos[0]
+    now = 5 * period
+    guard.measure(1000 * MS + round(now * 1e9), LEVEL, np.zeros(6), now)
+    for i in range(1, 6):
+        passed = guard.judge(command(1000 * MS + round(i * period * 1e9), *ends[1]), now).qpos[0]
+    np.testing.assert_allclose(passed - before, 0.1 * np.array(robot.slew_limits) * 3 * period)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +128,19 @@ def test_without_odometry_nothing_passes():
     assert refused(guard, command(1000 * MS, 1.0, 0.0), now=0.2).reason == "stale_state"
     guard.measure(1000 * MS, LEVEL, np.zeros(6), 0.2)  # the same again is no sign of life
     assert refused(guard, command(1000 * MS, 1.0, 0.0), now=0.2).reason == "stale_state"
+
+
+@pytest.mark.parametrize("robot", [CAR, QUADROTOR], ids=["car", "quadrotor"])
+def test_what_a_stop_has_changed_the_next_command_cannot_change_as_well(robot):
+    """Good and bad commands in turns, half a period apart: back to rest and away again, in no more time than has passed."""
+    guard, half, away = guarded(robot, slew=0.1), 500 * robot.control_dt, [high for _, high in robot.command_limits]
+    step, before, changed = 0.1 * np.array(robot.slew_limits) * robot.control_dt, np.array(robot.rest), 0.0
+    for i in range(1, 41):
+        stamp, now = round((1000 + half * i) * MS), half * i / 1000
+        guard.measure(stamp, LEVEL, np.zeros(6), now)
+        sent = guard.judge(command(stamp, *away), now) if i % 2 else guard.hold(stamp, now)
+        changed, before = changed + np.abs(sent.qpos[0] - before), sent.qpos[0]
+    assert (changed <= (20 + 4) * step + 1e-9).all()
 
 
 def drive_until_silent(guard, watch_from, period=0.01):
@@ -234,3 +282,66 @@ def test_nothing_outside_the_limits_is_ever_sent():
                 assert (value <= high).all()
                 assert (np.abs(value - before) <= step + 1e-9).all()
                 before = value
+
+
+class Moving:
+    """A vehicle that does what it is told, late: a car drives where it steers to, a quadrotor turns as it should; measured with noise."""
+
+    def __init__(self, robot, rng):
+        self.robot, self.rng, self.told = robot, rng, np.array(robot.rest)
+        self.pos, self.linvel, self.turn = np.array([0.0, 0.0, 2.0]), np.zeros(3), np.zeros(3)  # m, m/s, rad about x, y, z
+
+    def go_on(self, dt):
+        if self.robot is CAR:
+            speed = self.linvel @ [np.cos(self.turn[2]), np.sin(self.turn[2]), 0.0]
+            speed += (self.told[0] - speed) * (1 - np.exp(-dt / 0.1))
+            self.turn[2] += speed * np.tan(self.told[1]) / 0.3 * dt
+            self.linvel = speed * np.array([np.cos(self.turn[2]), np.sin(self.turn[2]), 0.0])
+        else:
+            self.turn = self.turn + self.told[1:] * dt
+            self.linvel = self.linvel + dt * (np.array([0, 0, self.told[0] / QUADROTOR.rest[0] * 9.81 - 9.81]) - 0.3 * self.linvel)
+        self.pos = self.pos + self.linvel * dt
+
+    def measured(self):
+        half, quat = 0.5 * self.turn, np.array([1.0, 0.0, 0.0, 0.0])
+        for axis in range(3):
+            w, x, y, z = quat
+            turned = {0: [-x, w, z, -y], 1: [-y, -z, w, x], 2: [-z, y, -x, w]}[axis]
+            quat = np.cos(half[axis]) * quat + np.sin(half[axis]) * np.array(turned)
+        noise = self.rng.normal(scale=1e-3, size=6)
+        return np.array([*self.pos + noise[:3], *quat]), np.array([*self.linvel + noise[3:], 0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("robot", [CAR, QUADROTOR], ids=["car", "quadrotor"])
+def test_nothing_outside_the_limits_is_sent_to_a_vehicle_in_motion(robot):
+    """What is sent, by finite differences: in any stretch of time it changes no more than the slew limits allow, however much of it comes at once."""
+    rng = np.random.default_rng(2)
+    low, high = np.array(robot.command_limits).T
+    slew, period = 0.1 * np.array(robot.slew_limits), robot.control_dt
+    guard, body = VehicleGuard(robot, slew=0.1), Moving(robot, rng)
+    stamp, now, style, wish = 10**9, 0.0, 0, np.array(robot.rest)
+    sent, passed, moving = [(now, wish)], 0, 0
+    for _ in range(20_000):
+        dt = period * rng.choice([0.05, 1.0, 2.0], p=[0.2, 0.75, 0.05])
+        stamp, now = stamp + round(dt * 1e9), now + dt
+        body.go_on(dt)
+        guard.measure(stamp, *body.measured(), now)
+        style = int(rng.integers(4)) if rng.random() < 0.05 else style
+        calm = np.clip(wish + 0.02 * (high - low) * rng.normal(size=len(low)), low, high)
+        wish = [calm, rng.choice([low, high]), rng.normal(scale=10.0 ** rng.integers(0, 5), size=len(low)), wish * rng.choice([1.0, np.nan])][style]
+        wish = np.where(np.isfinite(wish), wish, np.array(robot.rest)) if rng.random() < 0.5 else wish
+        try:
+            told = guard.judge(command(stamp - int(rng.choice([0, 1, 300], p=[0.96, 0.02, 0.02])) * MS, *wish), now)
+            passed += 1
+            moving += bool(np.linalg.norm(body.linvel) > 0.3)
+        except Rejected:
+            told = guard.hold(stamp, now)
+        body.told = told.qpos[0]
+        assert (body.told >= low).all()
+        assert (body.told <= high).all()
+        sent.append((now, body.told))
+        for then, value in sent[-6:-1]:
+            assert (np.abs(body.told - value) <= slew * (now - then + period) + 1e-9).all()
+        wish = np.where(np.isfinite(wish), np.clip(wish, low, high), np.array(robot.rest))
+    assert passed > 0.6 * len(sent)
+    assert moving > 0.5 * passed

@@ -56,12 +56,15 @@ def test_an_arm_follows_under_its_own_names(hung, names):
 
 
 def test_ur5e_stands_where_its_dh_parameters_say():
-    """Stretched upwards; and in its rest pose: elbow over the base, forearm level, tool down."""
+    """Stretched upwards; and in its rest pose: elbow over the base, forearm level and forwards, tool down; in base_link, as its driver's messages are.
+
+    The controller's own frame, that of the DH parameters, is turned against it by half a turn about z (ur_description).
+    """
     robot = robots.load("ur5e")
     up, _ = tool_pose(robot, torch.tensor([0.0, -np.pi / 2, 0.0, -np.pi / 2, 0.0, 0.0], dtype=torch.float64))
-    assert up.tolist() == pytest.approx([0.0, -0.1333 - 0.0996, 0.1625 + 0.425 + 0.3922 + 0.0997], abs=1e-9)
+    assert up.tolist() == pytest.approx([0.0, 0.1333 + 0.0996, 0.1625 + 0.425 + 0.3922 + 0.0997], abs=1e-9)
     home, turned = tool_pose(robot, torch.tensor(robot.home_qpos, dtype=torch.float64))
-    assert [abs(v) for v in home.tolist()] == pytest.approx([0.3922 + 0.0997, 0.1333, 0.1625 + 0.425 - 0.0996], abs=1e-9)
+    assert home.tolist() == pytest.approx([0.3922 + 0.0997, 0.1333, 0.1625 + 0.425 - 0.0996], abs=1e-9)
     assert turned[2, 2] == pytest.approx(-1.0)
 
 

@@ -7,12 +7,15 @@ import torch
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
 from metarl import tasks
+from metarl.robots.kinematics import jacobian
+from metarl.robots.spec import JointTrajectory
 from metarl.rollout import collect
 from metarl.ros_nodes.channels import channels
 from metarl.ros_nodes.control_loop import ControlLoop
 from metarl.ros_nodes.referee import Referee
 from metarl.ros_nodes.wires import wire
 from metarl.ros_nodes.world import World
+from metarl.tasks.arm_lift_place import squeeze
 from metarl.tasks.batched_env import BatchedEnv
 
 PERIOD = {"car_track": 0.04, "car_track_obstacles": 0.04, "quadrotor_track": 0.02}
@@ -54,6 +57,23 @@ def through(found, made, stamp):
     for channel in made:
         heard |= channel.hear(channel.say(found, stamp))
     return heard
+
+
+@pytest.mark.parametrize("simulator", ["mujoco", "pybullet"])
+def test_an_arm_says_how_hard_its_joints_push(simulator):
+    """At rest, that is what carries the payload: J^T m g; the arm's own weight is compensated for. And so it stands in the message."""
+    if simulator == "pybullet":
+        pytest.importorskip("pybullet", reason="PyBullet is not installed")
+    task = tasks.make("arm_reach")
+    world = World(task, task.custom([{"payload": 2.0}]), simulator, 3, lambda *_: None)
+    home = world.true["qpos"]
+    for _ in range(100):
+        world.execute(JointTrajectory(home.unsqueeze(1), torch.zeros(1, 1, 7), 0.02))
+    expected = (jacobian(task.arm, world.true["qpos"])[1][0, :3].T @ torch.tensor([0.0, 0.0, 2.0 * 9.81])).numpy()
+    assert np.abs(expected).max() > 5.0
+    own = next(c for c in channels(wire("arm7"), task, ("qpos", "qvel"), "seen") if c.topic == task.arm.state_topic)
+    np.testing.assert_allclose(own.say(world.true, 1).effort, expected, atol=0.3)
+    world.close()
 
 
 @pytest.mark.parametrize("simulator", ["mujoco", "pybullet"])
@@ -193,3 +213,28 @@ def test_the_pot_goes_with_the_hand_and_the_next_motion_begins_at_rest():
     world.close()
     assert [m > 0.1 for m in moved] == [True, False, True, True, True]
     assert world.true["temperature"] > 20.5  # 10 s after the knob, 10 s on the way to the table
+
+
+def test_an_arm_that_is_told_nothing_more_stays_where_its_last_motion_ended():
+    world = world_of("arm_slide")
+    home = world.true["qpos"]
+    there = home + torch.linspace(0.0, 0.2, 51)[1:, None]
+    world.execute(JointTrajectory(there.unsqueeze(0), torch.zeros(1, 50, 7), 0.02))
+    for _ in range(100):
+        world.advance(world.period)
+    torch.testing.assert_close(world.true["qpos"], home + 0.2, rtol=0, atol=0.01)
+    world.close()
+
+
+def test_an_object_stays_in_the_hand_of_an_arm_that_is_stopped():
+    """The squeeze is told to whoever senses what has become of the object, and goes on while the arm is held."""
+    world = world_of("arm_lift_place")
+    task = world.task
+    lift = task.command(torch.tensor([[0.0, 0.0]]), {**world.true, "command_qpos": world.true["qpos"]})
+    world.execute(lift)
+    assert squeeze(world.true["last_action"]).item() == pytest.approx(4.47, abs=0.01)
+    assert bool(task.carrying(world.true))
+    world.execute(JointTrajectory(lift.qpos[:, -1:], torch.zeros(1, 1, 7), 1.0, lift.gripper[:, -1:]))
+    assert bool(task.carrying(world.true))
+    assert squeeze(world.true["last_action"]).item() == pytest.approx(4.47, abs=0.01)
+    world.close()

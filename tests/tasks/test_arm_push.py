@@ -9,7 +9,7 @@ from metarl import tasks
 from metarl.robots.kinematics import tool_pose
 from metarl.tasks.arm_push import HIDES
 from metarl.tasks.batched_env import BatchedEnv
-from metarl.tasks.pushing import HIGH, INSIDE, LOW, OBJECT, READY, ROD, WING, carried, rake_to, ready_qpos
+from metarl.tasks.pushing import CLEARANCE, COAST, GENTLY, HIGH, INSIDE, LOW, OBJECT, READY, ROD, WING, corner_to, rake_to, ready_qpos
 from metarl.tasks.sensing import hand_eye, undo_hand_eye
 
 PUSH, GOAL = tasks.make("arm_push"), tasks.make("arm_push_hidden_goal")
@@ -133,22 +133,26 @@ def test_reward_is_of_the_place_of_the_object(miss, push, goal):
 # ---- the expert -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_expert_lets_the_object_in_then_pushes_aside_then_forward():
-    half, target = torch.tensor([0.026]), torch.tensor([[0.6, 0.08]])
-    thing, rake = torch.tensor([[0.45, 0.01]]), torch.tensor([[0.345, 0.0]])
-    way = rake_to(thing, rake, target, half, aside_first=True)
+def test_who_sees_the_object_lets_it_in_then_pushes_both_ways_at_once():
+    half, target, thing = torch.tensor([0.026]), torch.tensor([[0.6, 0.08]]), torch.tensor([[0.45, 0.01]])
+    way = rake_to(thing, torch.tensor([[0.345, 0.0]]), target, half)
     torch.testing.assert_close(way, torch.tensor([[0.105 - 0.026 - ROD - 0.4 * WING, 0.01]]))
-    inside = rake_to(thing, torch.tensor([[0.4, 0.01]]), target, half, aside_first=True)
-    torch.testing.assert_close(inside, torch.tensor([[0.0, 0.07 + INSIDE - 0.026]]))
-    forward = rake_to(torch.tensor([[0.45, 0.08]]), torch.tensor([[0.4, 0.09]]), target, half, aside_first=True)
-    torch.testing.assert_close(forward, torch.tensor([[0.05 - 0.026 - ROD + 0.15, 0.0]]))
+    way = rake_to(thing, torch.tensor([[0.4, 0.01]]), target, half)
+    torch.testing.assert_close(way, torch.tensor([[0.05 - 0.026 - ROD + 0.15, 0.07 + INSIDE - 0.026]]))
 
 
-def test_what_is_carried_lies_at_the_rod_and_between_the_wings():
-    thing, half = torch.tensor([[0.45, 0.0]]).expand(3, -1), torch.full((3,), 0.026)
-    rakes = torch.tensor([[0.345, 0.1], [0.42, 0.1], [0.5, 0.01]])
-    expected = torch.tensor([[0.45, 0.0], [0.454, 0.1 - INSIDE + 0.026], [0.534, 0.0]])
-    torch.testing.assert_close(carried(thing, rakes, half), expected)
+def test_who_does_not_see_it_catches_it_in_a_corner_then_pushes_both_ways_at_once():
+    half, target = torch.tensor([0.026]), torch.tensor([[0.6, 0.08]])
+    thing, corner = torch.tensor([[0.45, 0.01]]), INSIDE - 0.026
+    outside = corner_to(thing, torch.tensor([[0.345, 0.0]]), target, half)
+    torch.testing.assert_close(outside[:, 1], torch.tensor([0.01 + corner - CLEARANCE]))
+    assert outside[0, 0] > 0.04  # and forward as fast as it goes
+    end = torch.tensor([[0.6 - ROD - 0.026 - COAST[0], 0.08 + corner - COAST[1]]])
+    inside = torch.tensor([[0.42, 0.02]])
+    torch.testing.assert_close(corner_to(thing, inside, target, half), GENTLY * (end - inside))
+    right = target * torch.tensor([1.0, -1.0])
+    mirrored = corner_to(thing * torch.tensor([1.0, -1.0]), inside * torch.tensor([1.0, -1.0]), right, half)
+    torch.testing.assert_close(mirrored, GENTLY * (end - inside) * torch.tensor([1.0, -1.0]))
 
 
 def play(env, told=None):
@@ -199,6 +203,27 @@ def scores():
 def test_knowing_the_task_is_enough(scores, task):
     possible = float(task.reward({}, torch.zeros(2), {"object_pos": torch.tensor([0.008, 0.0, 0.0]), "target_pos": torch.zeros(3)}))  # 8 mm beside
     assert scores(task)["end"] > 0.9 * possible
+
+
+def most(env):
+    """(N,) return if the object went no faster than the rake may, as soon as that can be at it, and stopped at once."""
+    env.rng.manual_seed(0)
+    env.reset()
+    r, step = env.readings, env.task.speed * env.task.decision_dt
+    way = (r["target_pos"] - r["object_pos"])[:, :2].abs()
+    gap = (r["object_pos"] - r["tool_pos"])[:, 0] - env.values["half_size"] - ROD
+    gone = step * (1 + torch.arange(env.task.horizon)).unsqueeze(-1) - env.task.speed * env.task.command_delay(env.values)
+    left = (way - torch.stack([gone - gap, gone], -1).clamp(min=0)).clamp(min=0)
+    place = torch.cat([left, torch.zeros_like(left[..., :1])], -1)
+    return env.task.reward({}, torch.zeros(2), {"object_pos": place, "target_pos": torch.zeros(3)}).sum(0)
+
+
+def test_the_expert_earns_nearly_what_the_rakes_speed_allows():
+    env = BatchedEnv(PUSH, NUM, num_threads=1)
+    env.set_tasks(PUSH.sample(NUM, "iid", seed=1))
+    told, random, possible = play(env, env.values).sum(0).mean(), play(env).sum(0).mean(), most(env).mean()
+    print(f"told {told:.2f}, random {random:.2f}, possible {possible:.2f}")
+    assert told - random > 0.9 * (possible - random)
 
 
 @both

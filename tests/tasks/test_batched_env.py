@@ -203,6 +203,26 @@ def run(env: BatchedEnv, batch, actions) -> torch.Tensor:
     return torch.stack([env.reset(), *(env.step(a).next_obs for a in actions)], 2)
 
 
+@pytest.mark.parametrize("reward", [2.5, -1.25])
+def test_a_reward_outside_of_its_range_is_told_once(monkeypatch, reward):
+    env = countdown([5.0, 5.0])
+    env.reset()
+    action = torch.zeros(2, 1, 1)
+    env.step(action)
+    monkeypatch.setattr(Countdown, "reward", lambda self, r, a, after: torch.tensor([2.00001, reward]))
+    with pytest.warns(UserWarning, match=rf"^Countdown\.reward gave {reward} at step 2, outside of reward_range -1 to 2: "):
+        env.step(action)
+    env.step(action)  # a second warning would be an error
+
+
+def test_what_an_ended_episode_would_be_paid_is_no_reward(monkeypatch):
+    env = countdown([1.0, 5.0])
+    env.reset()
+    env.step(torch.ones(2, 1, 1))
+    monkeypatch.setattr(Countdown, "reward", lambda self, r, a, after: torch.tensor([99.0, 1.0]))
+    assert env.step(torch.zeros(2, 1, 1)).reward.tolist() == [[0.0], [1.0]]
+
+
 def test_tasks_and_robots_do_not_touch_each_other():
     task = StillReach()
     batch = task.sample(3)
@@ -271,5 +291,5 @@ def test_a_task_that_gives_the_wrong_shape_is_named(method, wrong, said):
 
 
 def test_no_tasks_are_no_environment():
-    with pytest.raises(ValueError, match="num_tasks is 0 and num_robots 1, expected at least 1 of each"):
+    with pytest.raises(ValueError, match="num_tasks is 0, expected at least 1"):
         BatchedEnv(PointNavigation(), 0)

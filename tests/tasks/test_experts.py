@@ -72,17 +72,16 @@ def of():
 def test_flying_needs_the_task(of):
     env, batch = of("quadrotor_track")
     told, wrong, random = (episode(env, batch, values) for values in (batch, neighbours(batch), None))
-    reached = told[100:].mean()  # the first second goes into getting there, gusts and motor lags leave some millimetres
+    reached = told[100:].mean()  # getting there takes its time; gusts and motor lags leave some millimetres
     print(f"last second: told {reached:.3f}, wrong {wrong[100:].mean():.3f}")
     print("return: told {:.1f}, wrong {:.1f}, random {:.1f}".format(*(rewards.sum(0).mean() for rewards in (told, wrong, random))))
-    possible = 0.945  # what 4 mm from the target earn
-    assert reached > 0.9 * possible
+    assert reached > 0.9  # at the target earns 1
     assert (told - wrong).sum(0).mean() > 0.2 * (told - random).sum(0).mean()
 
 
 def test_driving_needs_the_task(of):
     env, batch = of("car_track")
-    bolder = [episode(env, batch, batch, lambda readings, told, grip=grip: car_track.drive(readings, told, grip)).sum(0) for grip in (0.6, 0.9)]
+    bolder = [episode(env, batch, batch, lambda readings, told, grip=grip: car_track.drive(readings, told, grip)).sum(0) for grip in (0.6, 0.8)]
     told, wrong, random = (episode(env, batch, values).sum(0) for values in (batch, neighbours(batch), None))
     possible = torch.stack([told, *bolder]).amax(0)  # with the best boldness for each task, known in hindsight
     print(f"return: told {told.mean():.1f}, best in hindsight {possible.mean():.1f}, wrong {wrong.mean():.1f}, random {random.mean():.1f}")
@@ -119,12 +118,12 @@ def test_reaching_takes_the_cameras_error_and_no_more(of, name):
     assert miss[0] < 0.001 < 0.04 < miss[1]
 
 
-@pytest.mark.parametrize(("name", "miss"), [("arm_slide", 0.1), ("arm_slide_jaco", 0.025)])
-def test_a_strike_that_is_told_the_task_comes_near(of, name, miss):
+@pytest.mark.parametrize("name", ["arm_slide", "arm_slide_jaco"])
+def test_a_strike_that_is_told_the_task_hits(of, name):
     env, batch = of(name)
     told, average, random = (episode(env, batch, values).sum(0).mean() for values in (batch, untold(batch), None))
-    episode(env, batch, batch)
-    assert env.task.error(env.readings).median() < miss
+    print(f"{name}: told {told:.2f}, untold {average:.2f}, random {random:.2f}")
+    assert told - random > 0.9 * (1 - random), "a shot on the target is worth 1"
     assert told - average > 0.3 * (told - random)
 
 

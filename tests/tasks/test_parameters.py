@@ -8,11 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from gymnasium import registry
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from metarl import tasks
-from metarl.tasks import parameters
+from metarl.describe import describe
+from metarl.tasks import gymnasium, parameters
 from metarl.tasks.parameters import SPLITS, Param, TaskBatch
 from metarl.tasks.task import EnvSpec
 
@@ -241,8 +244,45 @@ def test_task_files_in_a_folder_of_ones_own(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"holds straight_line: a task file of that name is known already"):
         tasks.add_folder(tmp_path / "other")
     (tmp_path / "broken_line.py").write_text("def (")
-    with pytest.raises(ImportError, match=r"the task file broken_line.py cannot be read: SyntaxError: .*line 1"):
+    with pytest.raises(ImportError, match=rf"the task file {tmp_path}/broken_line.py cannot be read: SyntaxError: .*line 1"):
         tasks.make("broken_line")
+
+
+@pytest.mark.parametrize("content", [b"def (", b"raise RuntimeError", b"\xff", b"\0"])
+def test_a_broken_task_file_stands_in_the_way_of_no_other(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "__path__", list(tasks.__path__))
+    known, said = tasks.names(), f"the task file {tmp_path}/point.py cannot be read: "
+    for name in ("point", "straight"):  # another task's name begins like it
+        (tmp_path / f"{name}.py").write_bytes(content)
+        (tmp_path / f"{name}_line.py").write_text(OWN_TASK.replace("straight_line", f"{name}_line"))
+    tasks.add_folder(tmp_path)
+    assert tasks.names() == sorted([*known, "point_line", "straight_line"])
+    assert tasks.make("point_line").spec.horizon == 7
+    assert [line.startswith(said) for line in tasks.unreadable()] == [True, False]
+    describe("point_line", Console())
+    with pytest.raises(ImportError, match=f"^{said}"):
+        tasks.make("point")
+    (tmp_path / "half.py").write_text('class Half:\n    name = "half_way"\n\nraise RuntimeError\n')
+    with pytest.raises(ImportError, match=rf"{tmp_path}/half\.py cannot be read: RuntimeError"):
+        tasks.make("half_way")
+    assert tasks.make("half_cheetah_dir").name == "half_cheetah_dir"
+    with pytest.warns(UserWarning, match=rf"{tmp_path}/half\.py cannot be read"):
+        gymnasium.register_all(["half_way", "point_line"])
+    assert registry.pop(gymnasium.env_id(tasks.make("point_line"))).kwargs == {"task": "point_line"}
+    for ask in (tasks.make, lambda name: describe(name, Console())):
+        with pytest.raises(ValueError, match=f"called 'nonsense': .*; {said}"):  # it could be in there
+            ask("nonsense")
+
+
+def test_a_task_file_that_is_called_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "__path__", list(tasks.__path__))
+    (tmp_path / "my_file.py").write_text(OWN_TASK.replace("straight_line", "bent_line"))
+    tasks.add_folder(tmp_path)
+    assert tasks.make("bent_line").spec.task == "bent_line"
+    with pytest.raises(ValueError, match=r"^no task is called 'my_file': my_file\.py holds bent_line$"):
+        tasks.make("my_file")
+    with pytest.raises(ValueError, match=r"^no task is called 'my_file'"):
+        describe("my_file", Console())
 
 
 def test_folders_named_by_the_environment(tmp_path):

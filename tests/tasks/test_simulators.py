@@ -1,5 +1,7 @@
 """MuJoCo and PyBullet under the same commands: where they must agree, how nearly, and what each promises by itself."""
 
+import functools
+
 import mujoco
 import mujoco.batch
 import numpy as np
@@ -13,6 +15,7 @@ from metarl.tasks import simulators
 from metarl.tasks.arm_reach import ArmReach
 from metarl.tasks.arm_slide import ArmSlide
 from metarl.tasks.simulators.mujoco import compile_scene
+from metarl.tasks.simulators.simulator import RobotSimulator
 
 ENGINES = ("mujoco", "pybullet")
 GRAVITY = 9.81
@@ -44,7 +47,7 @@ class Bench:
         return self.simulator.reset(start, {})
 
     def step(self, command, active=None):
-        return self.simulator.step(command, torch.ones(self.num, dtype=torch.bool) if active is None else active)
+        return self.simulator.step(command, active)
 
     def strike(self, active=None, speed=0.5):
         place = {"object_pos": torch.tensor([0.55, 0.05, 0.0]).expand(self.num, -1), "target_pos": torch.tensor([0.5, 0.65, 0.0]).expand(self.num, -1)}
@@ -239,6 +242,18 @@ def test_frames_of_a_film_come_25_times_a_second(engine):
 
 
 # ---- MuJoCo -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("active", [None, torch.tensor([True, False, True, False])])
+def test_a_motion_carried_out_at_once_ends_where_it_does_step_by_step(active):
+    at_once, step_by_step = (Bench(ArmSlide(), "mujoco", OBJECTS) for _ in range(2))
+    step_by_step.simulator.follow = functools.partial(RobotSimulator.follow, step_by_step.simulator)
+    before = at_once.simulator.read()
+    ends = [bench.strike(active) for bench in (at_once, step_by_step)]
+    assert_equal(*ends)
+    assert_equal(*({"effort": bench.simulator.effort()} for bench in (at_once, step_by_step)))
+    moved = (ends[0]["qpos"] != before["qpos"]).any(-1)
+    assert moved.tolist() == [True, active is None, True, active is None]
 
 
 def single_steps(model, bench, commands):

@@ -100,7 +100,7 @@ def test_joints_and_links_are_named_as_in_the_model_with_their_limits(client, na
         assert joints[joint].get("type") == "revolute"
         assert float(joints[joint].find("dynamics").get("damping")) == 1.0
     assert document.get("name") == robot.name
-    assert document[0].get("name") == {"arm7": "panda_link0", "jaco": "b_base"}[robot.name]
+    assert document[0].get("name") == {"arm7": "panda_link0", "jaco": "b_base", "ur5e": "base_link_inertia"}[robot.name]
 
 
 def test_a_robot_that_only_floats_is_one_link():
