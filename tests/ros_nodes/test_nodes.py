@@ -160,11 +160,12 @@ def test_an_operator_sets_the_goal_of_the_next_episode_and_what_it_cannot_be_is_
     topics |= {f"{source}/target": (PoseStamped, runtime.STREAM) for source in ("seen", "measured")}
     refused = {"wrong_frame": goal(0.5, 0.2, 0.3, "map"), "not_finite": goal(0.5, float("nan"), 0.3), "goal_range": goal(0.5, 0.2, 0.9)}
     choice = Arm(files("arm_reach"), "arm_reach", "mujoco", index=3, episodes=2)
-    with listen(domain, topics, {"task/goal": PoseStamped}) as ear, Graph(arm(choice, observers=1), domain) as running:
+    with listen(domain, topics, {"task/goal": PoseStamped}) as ear, Graph(arm(choice, observers=2), domain) as running:
         ear.until(lambda: ear.mouth["task/goal"].get_subscription_count() == 1, "the task node to listen")
         for message in (goal(0.5, 0.2, 0.3), *refused.values()):  # what is refused takes nothing back
             ear.mouth["task/goal"].publish(message)
         ear.until(lambda: all(ear.last("task/status").get(reason) == "1" for reason in refused), "the refusals")
+        ear.node.create_subscription(Float64MultiArray, "task/events", lambda _: None, runtime.HISTORY)  # whom the trial has waited for
         ear.until(lambda: running.finished("task"), "the trial to end")
     places = {topic: [m.pose.position for m in ear.heard[topic]] for topic in ("seen/target", "measured/target")}
     seen, measured = ({(round(p.x, 4), round(p.y, 4), round(p.z, 4)) for p in found} for found in places.values())
