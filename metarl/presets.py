@@ -77,7 +77,7 @@ _RECURRENT: dict[str, dict[str, Any]] = {
         "hidden_size": 64, "learning_rate": 2e-3, "max_kl": 0.05,
     },
 }  # fmt: skip
-_RECURRENT["kitchen_handles"] = _RECURRENT["kitchen"]
+_RECURRENT["kitchen_handles"] = _RECURRENT["kitchen"] | {"iterations": 250}
 _RECURRENT["arm_reach_ur5e"] = _RECURRENT["arm_reach"]
 _RECURRENT["car_track_obstacles"] = _RECURRENT["car_track"]
 _RECURRENT["half_cheetah_dir"] = _RECURRENT["half_cheetah_vel_pearl"] | {"iterations": 120}
