@@ -115,10 +115,10 @@ class Status:
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
 
-    def refused(self, reason: str, text: str) -> None:
-        """Count a refusal by its reason and say it."""
+    def refused(self, reason: str, text: str, trouble: bool = True) -> None:
+        """Count a refusal by its reason and say it; one that was to be expected is no trouble."""
         self.counts[reason] += 1
-        self.publish(f"refused: {text}", trouble=True)
+        self.publish(f"refused: {text}", trouble=trouble)
 
     def tell(self, **values: str) -> None:
         """Values beside the counts; published at once where they are new."""

@@ -100,7 +100,8 @@ class SafetyNode:
             pose, speed = self.wire.state(message)
             self.guard.measure(messages.stamp_of(message), pose, speed, runtime.steady_now(), self.wire.effort(message))
         except Rejected as rejected:
-            self.status.refused(rejected.reason, f"{self.wire.state_name}: {rejected}")
+            was_reset = rejected.reason == "jump" and self.guard.may_jump  # a simulation
+            self.status.refused(rejected.reason, f"{self.wire.state_name}: {rejected}", trouble=not was_reset)
             if rejected.reason != "jump":
                 return
             if self.guard.state is State.STOPPED:
