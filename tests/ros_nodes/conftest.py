@@ -93,6 +93,26 @@ def listen():
     return Ear
 
 
+@pytest.fixture
+def hear_all():
+    """hear_all(operator, name): until the operator knows all that a node has said and counted so far.
+
+    Counts are told with a heartbeat, and a quarter of a second passes from the first to the third: by then this node has noticed who is silent.
+    """
+
+    def wait(operator, name):
+        from std_msgs.msg import Header
+
+        from metarl.ros_nodes import runtime
+
+        beats = []
+        listener = operator.node.create_subscription(Header, f"{name}/heartbeat", beats.append, runtime.STREAM_IN)
+        operator.until(lambda: len(beats) > 2, f"three heartbeats of {name}")
+        operator.node.destroy_subscription(listener)
+
+    return wait
+
+
 class StandIn(NodeSpec):
     """A robot of tests that need no physics, or a witness of what reaches its controller; `executable` is a file beside this one."""
 

@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
+from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
@@ -75,13 +76,14 @@ def test_without_a_clock_nothing_is_measured_so_nothing_begins_and_it_is_said(st
         operator.more(name, "no_stamp", than=0)
     assert operator.said["safety"]["ready"] == "false"
     assert operator.said["adapter"]["lifecycle"] == "inactive"
+    operator.until(lambda: operator.said["supervisor"], "the supervisor")
     assert operator.said["supervisor"]["ready"] == "false"
     clock.silent = False
     operator.until(lambda: operator.said["supervisor"].get("ready") == "true", "all nodes to be active")
     operator.flows()
 
 
-def test_a_clock_that_freezes_is_a_robot_that_falls_silent(graph):
+def test_a_clock_that_freezes_is_a_robot_that_falls_silent(graph, hear_all):
     """Joint states come as before, stamped as the last one. The watchdogs' clock goes on."""
     operator, clock = graph
     operator.flows()
@@ -91,20 +93,24 @@ def test_a_clock_that_freezes_is_a_robot_that_falls_silent(graph):
     said = operator.said["safety"]
     print(f"stopped after {said['reaction_ms']} ms, {said['late_ms']} ms of them late")
     assert float(said["reaction_ms"]) - float(said["late_ms"]) <= PROMISED
-    forwarded = operator.count("safety", "forwarded")
+    # a robot that was held up may stamp one more reading by the time before; after as long as the task node waits before it says so, none is under way
     operator.until(lambda: operator.said["task"]["message"].startswith("waiting for"), "the task node to say what it waits for")
+    hear_all(operator, "safety")
+    forwarded = operator.count("safety", "forwarded")
+    operator.wait(1.0)
+    hear_all(operator, "safety")
     assert operator.count("safety", "forwarded") == forwarded
     clock.speed = 1.0
     operator.flows()
 
 
-@pytest.mark.parametrize("back", [HOUR, 2 * 10**9, None], ids=["an hour", "two seconds", "to one second"])
+@pytest.mark.parametrize("back", [HOUR, 10**10, None], ids=["an hour", "ten seconds", "to one second"])
 def test_a_clock_that_was_set_back_is_refused_and_then_believed(graph, back):
     """By safety, adapter and task alike; what was decided meanwhile is not learned from, and the trial goes on."""
     operator, clock = graph
     operator.flows()
-    nodes, events = ("safety", "adapter", "task"), []
-    listener = operator.node.create_subscription(Float64MultiArray, "task/events", lambda m: events.append(messages.to_event(m)), runtime.COMMAND)
+    nodes, events, all_of_them = ("safety", "adapter", "task"), [], QoSProfile(depth=1000)  # also where this process was held up
+    listener = operator.node.create_subscription(Float64MultiArray, "task/events", lambda m: events.append(messages.to_event(m)), all_of_them)
     operator.until(lambda: len(events) > 5, "the trial to go on")
     believed = {name: operator.count(name, "clock_set_back") for name in nodes}
     refused, excluded = operator.count("safety", "stale_state"), operator.count("adapter", "adaptation_excluded")
@@ -114,7 +120,9 @@ def test_a_clock_that_was_set_back_is_refused_and_then_believed(graph, back):
     operator.flows()
     assert operator.count("safety", "stale_state") >= refused + 9  # one by one, until they were believed
     operator.more("adapter", "adaptation_excluded", than=excluded)
-    fell = [i for i in range(1, len(events)) if events[i].stamp < events[i - 1].stamp]
+    fallen = lambda: [i for i in range(1, len(events)) if events[i].stamp < events[i - 1].stamp]  # noqa: E731
+    operator.until(fallen, "an event of the new time")
+    fell = fallen()
     assert len(fell) == 1
     assert new_time < events[fell[0]].stamp <= clock.now
     new = events[fell[0] :]
@@ -136,7 +144,7 @@ def test_of_a_clock_that_was_set_ahead_no_decision_is_judged_as_if_the_time_had_
     operator.flows()
 
 
-def test_a_clock_ten_times_as_fast_makes_commands_old_but_no_watchdog_slow(graph):
+def test_a_clock_ten_times_as_fast_makes_commands_old_but_no_watchdog_slow(graph, hear_all):
     """Ages of commands are of the robot's clock: what is older than allowed is refused by name. Silence is of the steady one."""
     operator, clock = graph
     clock.speed = 10.0
@@ -146,9 +154,10 @@ def test_a_clock_ten_times_as_fast_makes_commands_old_but_no_watchdog_slow(graph
     with operator.frozen("robot"):
         # where all commands are refused it holds already, and does not stop a second time
         operator.until(lambda: operator.said["safety"]["state"] == "holding", "the stop")
-        operator.wait(0.5)
+        hear_all(operator, "safety")
         forwarded = operator.count("safety", "forwarded")
         operator.wait(0.5)
+        hear_all(operator, "safety")
         assert operator.said["safety"]["state"] == "holding"
         assert operator.count("safety", "forwarded") == forwarded
     clock.speed = 1.0

@@ -37,6 +37,7 @@ ARM7 = robots.load_arm("arm7")
 HOME = np.array(ARM7.home_qpos)
 LONG = 300.0  # s, until a test gives up; a busy machine takes its time
 NODES = ("robot", "safety", "adapter", "task", "supervisor")
+TICK = 10**5  # ns of a robot's clock that the test sets, each 20 ms: no command grows old while a process is held up
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +59,21 @@ def test_a_robot_that_dies_while_an_episode_is_being_begun_is_asked_again(operat
     operator.flows()
     ends = []
     listener = operator.node.create_subscription(Float64MultiArray, "task/events", lambda m: ends.append(messages.to_event(m).ends), runtime.STREAM_IN)
-    operator.until(lambda: ends and ends[-1], "the end of an episode")
-    with operator.frozen("robot"):  # so that it is asked, and does not answer
-        operator.wait(0.5)
-        operator.graph.kill("robot")
-        operator.graph.start(spec_of(operator, "robot"))
+    for _ in range(50):
+        operator.until(lambda: ends and ends[-1], "the end of an episode")
+        with operator.frozen("robot"):  # so that it is asked, and does not answer
+            operator.wait(0.5)
+            killed = ends[-1]
+            if killed:
+                operator.graph.kill("robot")
+                operator.graph.start(spec_of(operator, "robot"))
+                break  # else it has answered before, and the next episode has begun
+    assert killed
     operator.node.destroy_subscription(listener)
     operator.flows()
 
 
-def test_after_an_emergency_stop_nothing_moves_until_it_is_reset_by_hand(operator):
+def test_after_an_emergency_stop_nothing_moves_until_it_is_reset_by_hand(operator, hear_all):
     """In the middle of adaptation. The trial stands still meanwhile, and little is lost of what was learned."""
     operator.flows()
     button, events = operator.node.create_publisher(Bool, "estop", runtime.LATCHED), []
@@ -75,7 +81,10 @@ def test_after_an_emergency_stop_nothing_moves_until_it_is_reset_by_hand(operato
     button.publish(Bool(data=True))
     operator.until(lambda: operator.said["safety"]["state"] == "stopped", "the stop")
     operator.until(lambda: "which has stopped the robot" in operator.said["task"]["message"], "the task to notice")
+    hear_all(operator, "task")
     forwarded, seen, excluded = operator.count("safety", "forwarded"), len(events), operator.count("adapter", "adaptation_excluded")
+    late = lambda: operator.count("safety", "stale_state") + operator.count("safety", "stale_command")  # noqa: E731
+    before = late()
     operator.wait(1.0)
     assert len(events) == seen
     assert operator.said["safety"]["stop_cause"] == "estop"
@@ -86,7 +95,8 @@ def test_after_an_emergency_stop_nothing_moves_until_it_is_reset_by_hand(operato
     assert operator.count("safety", "forwarded") == forwarded
     operator.until(lambda: operator.ask(Trigger, "safety/reset").success, "the reset")
     operator.flows()
-    assert operator.count("adapter", "adaptation_excluded") < excluded + 10  # a hundred decisions would have been
+    # a hundred decisions would have been; those of which the machine made somebody too late are not of this stop
+    assert operator.count("adapter", "adaptation_excluded") < excluded + 10 + late() - before
     operator.node.destroy_subscription(listener)
     operator.node.destroy_publisher(button)
 
@@ -113,9 +123,10 @@ def test_an_emergency_stop_is_heard_however_it_is_published(offered, late):
         operator.until(lambda: operator.said["safety"], "the safety node")
         if not late:
             operator.until(lambda: button.get_subscription_count() > 0, "the safety node to listen")
-            operator.wait(0.5)  # the subscriber may know the publisher a little later than the other way round
             button.publish(Bool(data=True))
-        operator.until(lambda: operator.said["safety"].get("state") == "stopped", "the stop")
+        # the subscriber may know the publisher later than the other way round: what nobody repeats to it is lost until then
+        again = (lambda: button.publish(Bool(data=True))) if offered.reliability == ReliabilityPolicy.BEST_EFFORT else lambda: None
+        operator.until(lambda: operator.said["safety"].get("state") == "stopped" or again(), "the stop")
         operator.wait(0.5)
         assert operator.count("safety", "estop") == 1
         assert operator.ask(Trigger, "safety/reset").success is False
@@ -131,9 +142,16 @@ def test_a_second_publisher_of_commands_stops_the_robot(operator):
     operator.until(lambda: operator.count("safety", "two_publishers") >= 2, "it to be stopped again, as long as there are two")
     operator.node.destroy_publisher(second)
     operator.until(lambda: len(operator.node.get_publishers_info_by_topic("adapter/command")) == 1, "one to be left")
-    operator.wait(0.5)  # until the safety node has heard of it, too
-    operator.until(lambda: operator.ask(Trigger, "safety/reset").success and operator.said["safety"]["state"] != "stopped", "the reset")
-    operator.flows()
+    since = [operator.count("safety", "forwarded")]
+
+    def goes_on():
+        """For longer than the safety node takes to look who publishes; it may hear later than this one that there is only one left."""
+        if operator.said["safety"]["state"] == "stopped":
+            operator.ask(Trigger, "safety/reset")
+            since[0] = operator.count("safety", "forwarded")
+        return operator.count("safety", "forwarded") >= since[0] + 30
+
+    operator.until(goes_on, "the robot to go on after the reset")
 
 
 def test_a_goal_that_nobody_shows_is_waited_for_and_said(operator):
@@ -174,18 +192,23 @@ def test_parameters_out_of_range_are_refused_by_name_while_active(operator):
     operator.flows()
 
 
+def learns(operator):
+    """On a busy machine many decisions come too late, or learning is held up, which may have switched it off."""
+    assert operator.set("adapter", interventions=1.0, budget=60.0) == ["", ""]
+    assert operator.ask(SetBool, "adapter/enable_adaptation", data=True).success
+
+
 def test_learning_that_goes_too_far_or_takes_too_long_ends_where_it_should(operator):
     """Everything is beyond a trust radius of next to nothing; every episode's end takes longer than a tenth of a millisecond."""
     operator.flows()
-    assert operator.set("adapter", interventions=1.0) == [""]  # on a busy machine many decisions come too late, which had switched learning off
-    assert operator.ask(SetBool, "adapter/enable_adaptation", data=True).success
+    learns(operator)
     assert operator.set("adapter", trust_radius=1e-6) == [""]
     operator.more("adapter", "adaptation_trust_radius")
     assert operator.set("adapter", trust_radius=2.0) == [""]
     assert operator.set("adapter", budget=1e-4) == [""]
     operator.until(lambda: operator.said["adapter"].get("adaptation_off") == "over_budget", "learning to be switched off")
     operator.flows()  # the robot goes on
-    assert operator.set("adapter", budget=2.0) == [""]
+    assert operator.set("adapter", budget=60.0) == [""]
     assert operator.ask(SetBool, "adapter/enable_adaptation", data=True).message == "mode adapt, learning from the next episode on"
     operator.until(lambda: operator.said["adapter"].get("adaptation_off") == "", "learning to be on")
     assert operator.set("adapter", mode="frozen") == [""]
@@ -200,6 +223,7 @@ def test_learning_that_goes_too_far_or_takes_too_long_ends_where_it_should(opera
 def test_what_was_learned_is_saved(operator):
     """With the trial and the event that it comes from, as soon as something is learned after the roll-back."""
     operator.flows()
+    learns(operator)
     told = deque([{"version_epoch": -1.0}], maxlen=1)
     listener = operator.node.create_subscription(
         Float64MultiArray, "adapter/adaptation", lambda m: told.append(dict(zip(labels_of(m), m.data, strict=True))), runtime.STREAM_IN
@@ -229,10 +253,12 @@ def test_pause_is_a_stop_and_startup_goes_on_from_the_measured_pose(operator):
     operator.flows()
 
 
-def test_an_adapter_that_a_person_has_deactivated_stays_so_until_startup(operator):
+def test_an_adapter_that_a_person_has_deactivated_stays_so_until_startup(operator, hear_all):
     operator.flows()
+    withdrawn = operator.count("supervisor", "withdrawn")
     assert operator.ask(ChangeState, "adapter/change_state", transition=Transition(label="deactivate")).success
-    operator.more("supervisor", "withdrawn", than=0)
+    operator.more("supervisor", "withdrawn", than=withdrawn)
+    hear_all(operator, "safety")
     forwarded = operator.count("safety", "forwarded")
     operator.wait(1.0)
     assert operator.said["adapter"]["lifecycle"] == "inactive"
@@ -263,11 +289,10 @@ def test_each_bad_command_is_refused_by_name(monkeypatch):
         mouth = operator.node.create_publisher(JointTrajectory, "adapter/command", runtime.COMMAND)
         robot = operator.node.create_publisher(JointState, ARM7.state_topic, runtime.COMMAND)
         operator.node.create_subscription(JointTrajectory, ARM7.command_topic, lambda m: None, runtime.COMMAND)
-        clock = itertools.count(10**12, 10**6)  # ns, 1 ms at a time
-        measured = {"qpos": HOME}
+        measured = {"qpos": HOME, "stamp": 10**12}  # ns
 
         def tick():
-            measured["stamp"] = next(clock)
+            measured["stamp"] += TICK
             robot.publish(messages.joint_state(ARM7.joint_names, measured["qpos"], np.zeros(7), measured["stamp"]))
 
         operator.node.create_timer(0.02, tick)
@@ -285,13 +310,12 @@ def test_each_bad_command_is_refused_by_name(monkeypatch):
             operator.until(lambda: measured["stamp"] > now, "the robot's clock to go on")  # so that the next command has a stamp of its own
 
         def set_point(by=0.0, age=5, bad=None):
-            """`age` ms ago; one joint's position may be bad."""
+            """`age` ticks ago; one joint's position may be bad."""
             qpos = np.array(measured["qpos"]) + by
             if bad is not None:
                 qpos[3] = bad
-            return Command(measured["stamp"] - age * 10**6, np.array([0.02]), qpos[None], np.zeros((1, 7)))
+            return Command(measured["stamp"] - age * TICK, np.array([0.02]), qpos[None], np.zeros((1, 7)))
 
-        operator.until(lambda: measured["stamp"] > 10**12 + 10**8, "the robot's clock to go on")
         say("forwarded", set_point())
         last = set_point(age=4)
         say("forwarded", last)
@@ -307,13 +331,13 @@ def test_each_bad_command_is_refused_by_name(monkeypatch):
         say("forwarded", set_point()._replace(qpos=np.array(measured["qpos"])[None, ::-1]), names=ARM7.joint_names[::-1])  # with their names they are sound
         say("velocity", set_point(by=0.1))
         say("stop_asked", Command(measured["stamp"], np.empty(0), np.empty((0, 7)), np.empty((0, 7))))
-        operator.until(lambda: measured["stamp"] - last.stamp > 2 * 10**8, "the last command to be old")
-        say("stale_command", set_point(age=150))
+        measured["stamp"] += 2 * 10**8  # the last command is old
+        say("stale_command", set_point(age=1500))
         before = set_point(age=1)
         measured["qpos"] = HOME + 0.5  # a reset puts the robot elsewhere
         operator.more("safety", "jump", than=0)
         say("before_reset", before)
-        operator.ask(SetParameters, "safety/set_parameters", parameters=[Parameter("state_timeout", value=0.2).to_parameter_msg()])
+        operator.ask(SetParameters, "safety/set_parameters", parameters=[Parameter("state_timeout", value=5.0).to_parameter_msg()])
         say("future", set_point(age=-(10**6)))
         operator.close()
 

@@ -22,6 +22,8 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
+from rcl_interfaces.srv import GetParameters
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
@@ -66,6 +68,11 @@ def files(tmp_path_factory, small_algorithm):
     return make
 
 
+def ended(ear):
+    """How many episodes have ended, for all that was heard: what a node has said before it ended may still wait to be taken."""
+    return sum(messages.to_event(m).ends for m in ear.heard["task/events"])
+
+
 # ---- a whole trial ----------------------------------------------------------------------------------------------------------
 
 
@@ -90,6 +97,7 @@ def test_a_trial_over_dds_is_the_trial_without(domain, listen, files, name, simu
     before = time.time_ns() // 1_000_000
     with listen(domain, topics) as ear, Graph(arm(choice, observers=1), domain) as graph:
         ear.until(lambda: graph.finished("task"), "the trial to end")
+        ear.until(lambda: ended(ear) == episodes, "the last event")
         ear.until(lambda: ear.last("safety/status").get("forwarded") == str(task.horizon * episodes), "the last command to be counted")
     events = [messages.to_event(m) for m in ear.heard["task/events"]]
     assert [e.sequence for e in events] == list(range(len(events)))
@@ -106,14 +114,19 @@ def test_a_trial_over_dds_is_the_trial_without(domain, listen, files, name, simu
 def test_a_grasp_over_dds_is_the_grasp_without(domain, listen, as_slow_as_a_robot):
     """The fingers' efforts go with the trajectory, every motion is forwarded, and the trained policy lifts and places."""
     name, file = "arm_lift_place", "zoo:arm_lift_place/rl2"
-    topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "safety/status": (DiagnosticArray, runtime.LATCHED)}
-    topics[ARM7.command_topic] = (JointTrajectory, runtime.COMMAND)
-    with listen(domain, topics) as ear, Graph(arm(Arm(file, name, "mujoco", index=3, episodes=3), observers=1), domain) as graph:
+    # nodes find subscriptions in the order in which they were made: who says its status to this one, says its commands to it as well
+    topics = {"task/events": (Float64MultiArray, runtime.HISTORY), ARM7.command_topic: (JointTrajectory, QoSProfile(depth=1000))}
+    topics["safety/status"] = (DiagnosticArray, runtime.LATCHED)
+    with listen(domain, topics) as ear, Graph(arm(Arm(file, name, "mujoco", index=3, episodes=3), observers=2), domain) as graph:
+        ear.until(lambda: graph.finished("safety") or ear.heard["safety/status"], "the safety node")
+        ear.node.create_subscription(Float64MultiArray, "task/events", lambda _: None, runtime.HISTORY)  # whom the trial has waited for
         ear.until(lambda: graph.finished("task"), "the trial to end")
-        ear.until(lambda: sum(messages.to_event(m).ends for m in ear.heard["task/events"]) == 3, "the last event")
+        ear.until(lambda: ended(ear) == 3, "the last event")
         found = [e for e in map(messages.to_event, ear.heard["task/events"]) if not e.begins]
         ear.until(lambda: ear.last("safety/status").get("forwarded") == str(len(found)), "the last command to be counted")
-    motions = [m for m in ear.heard[ARM7.command_topic] if len(m.points) > 1]
+        moves = lambda: [m for m in ear.heard[ARM7.command_topic] if len(m.points) > 1]  # noqa: E731
+        ear.until(lambda: len(moves()) >= len(found), "the last command")
+    motions = moves()
     assert len(motions) == len(found)
     assert {tuple(m.joint_names) for m in motions} == {ARM7.joint_names + ARM7.gripper_joint_names}
     expected = without_ros(file, as_slow_as_a_robot(tasks.make(name)), "mujoco", 3, 3)[0]
@@ -141,6 +154,7 @@ def test_the_whole_graph_under_the_names_of_the_robots_driver(domain, listen, fi
     choice = Arm(files(name), name, "mujoco", index=3, episodes=1, config=config)
     with listen(domain, topics) as ear, Graph(arm(choice, observers=1), domain) as running:
         ear.until(lambda: running.finished("task"), "the trial to end")
+        ear.until(lambda: ended(ear) == 1, "the last event")
         ear.until(lambda: ear.last("safety/status").get("forwarded") == "100", "the last command to be counted")
     assert {tuple(m.joint_names) for m in ear.heard[topic]} == {joints}
     assert {tuple(m.name) for m in ear.heard["joint_states"]} == {joints}
@@ -157,7 +171,7 @@ def goal(x, y, z, frame="base_link"):
 
 def test_an_operator_sets_the_goal_of_the_next_episode_and_what_it_cannot_be_is_refused(domain, listen, files):
     topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "task/status": (DiagnosticArray, runtime.LATCHED)}
-    topics |= {f"{source}/target": (PoseStamped, runtime.STREAM) for source in ("seen", "measured")}
+    topics |= {f"{source}/target": (PoseStamped, QoSProfile(depth=1000)) for source in ("seen", "measured")}  # all, also where this process was held up
     refused = {"wrong_frame": goal(0.5, 0.2, 0.3, "map"), "not_finite": goal(0.5, float("nan"), 0.3), "goal_range": goal(0.5, 0.2, 0.9)}
     choice = Arm(files("arm_reach"), "arm_reach", "mujoco", index=3, episodes=2)
     with listen(domain, topics, {"task/goal": PoseStamped}) as ear, Graph(arm(choice, observers=2), domain) as running:
@@ -167,6 +181,11 @@ def test_an_operator_sets_the_goal_of_the_next_episode_and_what_it_cannot_be_is_
         ear.until(lambda: all(ear.last("task/status").get(reason) == "1" for reason in refused), "the refusals")
         ear.node.create_subscription(Float64MultiArray, "task/events", lambda _: None, runtime.HISTORY)  # whom the trial has waited for
         ear.until(lambda: running.finished("task"), "the trial to end")
+        begun = lambda: [e for e in map(messages.to_event, ear.heard["task/events"]) if e.begins]  # noqa: E731
+        ear.until(lambda: len(begun()) == 2, "the second episode")
+        for topic in ("seen/target", "measured/target"):  # the simulation goes on saying it
+            said = ear.heard[topic]
+            ear.until(lambda said=said: said and messages.to_stamp(said[-1].header.stamp) >= begun()[1].stamp, f"{topic} of the second episode")
     places = {topic: [m.pose.position for m in ear.heard[topic]] for topic in ("seen/target", "measured/target")}
     seen, measured = ({(round(p.x, 4), round(p.y, 4), round(p.z, 4)) for p in found} for found in places.values())
     assert len([e for e in map(messages.to_event, ear.heard["task/events"]) if e.begins]) == 2
@@ -188,7 +207,8 @@ def test_what_was_learned_is_saved_and_begun_with_after_a_restart(domain, listen
         nodes = [replace(n, parameters={**n.parameters, "adapted_folder": str(tmp_path)}) if n.name == "adapter" else n for n in nodes]
         with listen(domain, topics) as ear, Graph(tuple(nodes), domain) as running:
             ear.until(lambda: running.finished("task"), "the trial to end")
-            ear.until(lambda: len(ear.heard["adapter/used"]) == 2 * episodes, "the adapter's last answer")
+            ear.until(lambda: len(ear.heard["adapter/used"]) == len(ear.heard["task/events"]) == 2 * episodes, "the adapter's last answer")
+            ear.until(lambda: len(ear.heard["adapter/action"]) == episodes, "the last action")
             save = ear.node.create_client(Trigger, "adapter/save_adapted")
             ear.until(save.service_is_ready, "the service")
             answer = save.call_async(Trigger.Request())
@@ -317,6 +337,11 @@ def test_without_new_joint_states_nothing_is_sent(robot, repeats):
         timer.cancel()
         if repeats:
             ear.node.create_timer(0.02, lambda: ear.mouth[ARM7.state_topic].publish(state(10**6)))
+            ear.mouth[ARM7.state_topic].publish(state(10**6))
+        # the safety node has taken the last one that is new: it has answered a question that was put after it
+        asks = ear.node.create_client(GetParameters, "safety/get_parameters")
+        ear.until(asks.service_is_ready, "the safety node's parameters")
+        ear.until(asks.call_async(GetParameters.Request()).done, "its answer")
         silent_since = time.monotonic()
         ear.until(lambda: time.monotonic() > silent_since + 1.0, "the last joint state to grow old")
         ear.mouth["adapter/command"].publish(message(trajectory(0.1, 3)))
@@ -334,9 +359,12 @@ def test_whoever_speaks_beside_another_is_answered_by_a_stop(robot):
         for stamp in (1, 2):
             ear.mouth["adapter/command"].publish(message(trajectory(0.3, stamp)))
             ear.until(lambda stamp=stamp: executed and messages.to_stamp(executed[-1].header.stamp) == stamp, "an answer")
-        ear.mouth["adapter/command"].publish(message(trajectory(0.3, 3)))
-        second.publish(message(trajectory(0.3, 4)))
-        ear.until(lambda: 4 in {messages.to_stamp(m.header.stamp) for m in executed}, "an answer to the second")
+        for stamp in range(3, 100, 2):  # once more where half a second has passed between the two on their way: then the second may speak
+            ear.mouth["adapter/command"].publish(message(trajectory(0.3, stamp)))
+            second.publish(message(trajectory(0.3, stamp + 1)))
+            ear.until(lambda stamp=stamp: stamp + 1 in {messages.to_stamp(m.header.stamp) for m in executed}, "an answer to the second")
+            if ear.last("safety/status").get("stop_cause") == "two_publishers":
+                break
         ear.until(lambda: ear.last("safety/status").get("stop_cause") == "two_publishers", "the stop")
 
 
@@ -356,7 +384,7 @@ def test_a_motion_is_braked_when_an_encoder_jumps(robot):
 
 def test_a_plan_that_no_joint_state_catches_up_with_is_refused(robot):
     """The robot is measured all the time, but as it was before the plan; and states from long ago are told and not used."""
-    with robot(state_timeout=2.0) as (ear, _):
+    with robot(state_timeout=5.0) as (ear, timer):
         ear.mouth["adapter/command"].publish(message(trajectory(0.1, 10**12)))
         ear.until(lambda: ear.heard["safety/executed"], "an answer")
         held = messages.command_arrays(ear.heard["safety/executed"][0], ARM7.joint_names)
@@ -364,6 +392,7 @@ def test_a_plan_that_no_joint_state_catches_up_with_is_refused(robot):
         assert np.array_equal(held.qpos, HOME[None])
         ear.until(lambda: ear.last("safety/status").get("future") == "1", "the refusal to be told")
         assert "planned on what was seen at 1000000000000 ns" in ear.last("safety/status")["message"]
+        timer.cancel()  # only the newest state is kept for who is slow
         ear.mouth[ARM7.state_topic].publish(state(1))
         ear.until(lambda: ear.last("safety/status").get("stale_state") == "1", "the old state to be told")
         assert "joint state: stale_state: measured at 1 ns, after one of" in ear.last("safety/status")["message"]

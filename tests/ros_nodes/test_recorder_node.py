@@ -11,6 +11,7 @@ rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install
 pytest.importorskip("rosbags", reason="rosbags is not installed: pip install 'metarl[ros]'")
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -89,7 +90,7 @@ def test_start_and_stop_and_a_full_disk(tmp_path):
             until(lambda: mouth.get_subscription_count() == 1, "the recorder to listen")
             for i in range(10):
                 mouth.publish(String(data=str(i)))
-            time.sleep(1.0)
+            assert mouth.wait_for_all_acked(Duration(seconds=LONG))  # the recorder has them, before it is asked to stop
             answer = ask("recorder/stop")
             assert answer.success
             refused = ask("full/start")

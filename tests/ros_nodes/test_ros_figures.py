@@ -121,12 +121,14 @@ def test_the_bare_graph_answers_its_readings(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(ros, "WARM_UP", 1.0)
     times = tmp_path / "times.npz"
-    found = ros.measure(ros.bare(50, times), times, 2.0, False)
+    began = time.monotonic()
+    found = ros.measure(ros.bare(50, times), times, 4.0, False)
+    most = 50 * (time.monotonic() - began) + 10  # 200 readings, more where this process was held up meanwhile
     latency = found.latency[ros.BARE]
-    assert 20 < len(latency) <= 110
+    assert 20 < len(latency) <= most
     assert (latency > 0.0).all()
     assert set(found.processor) == {"sim", "safety", "adapter", "task"}
     assert all(0.0 < part < 1.0 for part in found.processor.values())
     came = found.came[ros.BARE]
-    assert 20 < len(came) <= 110
+    assert 20 < len(came) <= most
     assert came.mean() > 0.5

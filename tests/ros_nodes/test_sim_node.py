@@ -149,7 +149,8 @@ def test_lockstep_time_passes_by_commands_alone(start):
     fly(other, stamp(first))  # the same again
     other.until(lambda: other.status.get("out_of_order") == "1", "the refusal to be told")
     assert stamp(other.next("odom", 3)) < begun + 21_000_000
-    assert abs(messages.to_stamp(other.heard["/clock"][-1].clock) - stamp(other.heard["odom"][-1])) < 1_000_000
+    other.until(lambda: other.heard["/clock"] and other.heard["imu"], "the clock and the IMU")
+    other.until(lambda: abs(messages.to_stamp(other.heard["/clock"][-1].clock) - stamp(other.heard["odom"][-1])) < 1_000_000, "the same time on /clock")
     turn = other.heard["imu"][-1].orientation
     assert np.linalg.norm([turn.w, turn.x, turn.y, turn.z]) == pytest.approx(1.0, abs=1e-5)
 
@@ -171,7 +172,7 @@ def test_pause_step_and_reset(start):
     fly(other, stamp(other.next("odom", 3)))
     other.spin(0.5)
     assert stamp(other.next("odom", 3)) < begun + 1_000_000  # it waits
-    assert other.ask("step").success
+    other.until(lambda: other.ask("step").success, "the command that waits to come")
     assert stamp(other.next("odom", 3)) > begun + 19_000_000
     assert other.ask("set_pause", data=False).success
     assert int(other.ask("reset").message) > begun
@@ -198,8 +199,8 @@ def test_in_real_time_nothing_moves_before_the_first_command_and_the_watchdog_st
     fly(other, stamp(first), thrust=1.3)
     wall = time.monotonic()
     other.until(lambda: other.status.get("stale_command", "0") >= "1", "the watchdog")
-    passed = time.monotonic() - wall
     simulated = (stamp(other.next("odom")) - begun) * 1e-9
+    passed = time.monotonic() - wall
     assert 0.05 < simulated < passed + 1.0  # no faster than the wall, and slower where other work is in the way
     assert height(other.heard["odom"][-1]) > height(first)  # it climbed
     other.until(lambda: abs(other.heard["odom"][-1].twist.twist.linear.z) < 0.3, "it to hover")
@@ -252,9 +253,11 @@ def test_an_arm_in_real_time_does_not_wait_for_ever_for_its_first_command():
 
         first = messages.to_stamp(other.next("joint_states").header.stamp)
         other.until(lambda: passed(first) > 0.1, "time to pass")
+        asked = time.monotonic()
         begun = int(other.ask("begin_episode").message)
-        assert passed(begun) < 0.01
-        other.spin(0.5 * WAIT)
-        assert passed(begun) < 0.01
+        for pause in (0.0, 0.5 * WAIT):
+            other.spin(pause)
+            simulated = passed(begun)
+            assert simulated < 0.01 + max(0.0, time.monotonic() - asked - WAIT)  # where this process was held up, it may be over
         other.until(lambda: passed(begun) > 0.1, "time to pass again")
         other.close()

@@ -13,6 +13,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
 from nav_msgs.msg import Odometry
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import LaserScan
 from std_msgs.msg import Float64MultiArray
 
@@ -55,7 +56,8 @@ def test_a_trial_in_lockstep_is_the_trial_without_ros(domain, listen, tmp_path, 
     topics = {**EVENTS, "scan": (LaserScan, runtime.STREAM_IN)}
     with listen(domain, topics) as ear, Graph(graph(choice, observers=1), domain) as running:
         ear.until(lambda: running.finished("task"), "the trial to end")
-        ear.until(lambda: messages.to_event(ear.heard["task/events"][-1]).ends, "the last event")
+        ear.until(lambda: ear.heard["task/events"] and messages.to_event(ear.heard["task/events"][-1]).ends, "the last event")
+        ear.until(lambda: task.lidar is None or ear.heard["scan"], "a scan")  # the simulation goes on saying it
     if task.lidar is not None:
         assert {len(m.ranges) for m in ear.heard["scan"]} == {task.lidar.beams}
     found = [e for e in map(messages.to_event, ear.heard["task/events"]) if not e.begins]
@@ -71,10 +73,11 @@ def test_a_trial_in_lockstep_is_the_trial_without_ros(domain, listen, tmp_path, 
 
 
 def test_a_car_whose_adapter_is_killed_brakes_and_keeps_its_steering_angle(domain, listen):
-    topics = {**EVENTS, "cmd_vel": (TwistStamped, runtime.COMMAND), "safety/status": (DiagnosticArray, runtime.LATCHED)}
+    topics = {**EVENTS, "cmd_vel": (TwistStamped, QoSProfile(depth=1000)), "safety/status": (DiagnosticArray, runtime.LATCHED)}
     with listen(domain, topics) as ear, Graph(graph(Car(), observers=1), domain) as running:
         events, sent = ear.heard["task/events"], ear.heard["cmd_vel"]
-        ear.until(lambda: len(events) > 5, "the drive to begin")
+        # fast enough for a ramp of more than five commands
+        ear.until(lambda: len(events) > 5 and sent and sent[-1].twist.linear.x > 1.0, "the car to drive")
         os.kill(running.pids()["adapter"], signal.SIGKILL)
         status = lambda: runtime.status_values(ear.heard["safety/status"][-1])  # noqa: E731
         ear.until(lambda: status().get("state") == "holding" and sent[-1].twist.linear.x <= 1e-3, "the car to be braked")
@@ -119,14 +122,14 @@ def test_what_became_of_a_command_is_not_lost_in_the_braking(domain, listen):
         ear.until(lambda: sent[-1].twist.linear.x <= 1.1e-3, "the car to be braked")
         with listen(domain, executed) as late:
             late.until(lambda: late.heard["safety/executed"], "what was said before")
-            late.until(lambda: commands["bad"] in {messages.to_stamp(m.header.stamp) for m in late.heard["safety/executed"]}, "the answer", 5.0)
+            late.until(lambda: commands["bad"] in {messages.to_stamp(m.header.stamp) for m in late.heard["safety/executed"]}, "the answer", 60.0)
 
 
 def test_a_safety_node_that_is_asked_to_end_first_brakes(domain, listen):
     """`ros2 launch` sends SIGINT to all at once: nobody else is there to stop the car, and its driver may hold the last command for ever."""
     safety = NodeSpec("safety", "safety_node", {"robot": "car"}, {"command": "adapter/command"})
     says = {"adapter/command": TwistStamped, "odom": Odometry}
-    topics = {"cmd_vel": (TwistStamped, runtime.COMMAND), "safety/status": (DiagnosticArray, runtime.LATCHED)}
+    topics = {"cmd_vel": (TwistStamped, QoSProfile(depth=1000)), "safety/status": (DiagnosticArray, runtime.LATCHED)}
     car = robots.load("car")
     with Graph((safety,), domain) as running, listen(domain, topics, says) as ear:
         sent, clock = ear.heard["cmd_vel"], itertools.count(1)
@@ -138,11 +141,10 @@ def test_a_safety_node_that_is_asked_to_end_first_brakes(domain, listen):
 
         ear.node.create_timer(0.02, tick)
         ear.until(lambda: sent and sent[-1].twist.linear.x == pytest.approx(4.0), "the car to drive")
-        before = len(sent)
         os.kill(running.pids()["safety"], signal.SIGINT)
         ear.until(lambda: running.finished("safety"), "the safety node to end")
         ear.until(lambda: sent[-1].twist.linear.x <= 1.1e-3, "the last command")
-    speed = np.array([m.twist.linear.x for m in sent[before:]])
-    braking = speed[np.flatnonzero(speed < 4.0 - 1e-6)[0] :]
+    speed = np.array([m.twist.linear.x for m in sent])
+    braking = speed[np.flatnonzero(speed > 4.0 - 1e-6)[-1] + 1 :]  # the last time: it also brakes, and goes on, where this process is held up
     assert (np.diff(braking) <= 1e-9).all()
     assert len(braking) > 20  # 4 m/s at 4 m/s², a command every 0.04 s

@@ -1,5 +1,7 @@
 """A simulated vehicle as ROS sees it: what goes through messages is what BatchedEnv does, and time can pass by itself."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -152,6 +154,84 @@ def test_a_delayed_command_reaches_the_motors_later(delay, begins):  # steps of 
         speeds.append(float(world.engine.read()["wheel_speed"].mean()))
     moving = np.flatnonzero(np.array(speeds) > 0.5)
     assert begins <= moving[0] <= begins + 5
+
+
+def motion(world, by=0.3, points=40, dt=0.02):
+    """A motion of all joints from rest to rest, as smooth as a cubic."""
+    u = torch.arange(1, points + 1).unsqueeze(-1) / points
+    start = world.engine.last_qpos
+    return JointTrajectory((start + by * u**2 * (3 - 2 * u)).unsqueeze(0), (by * 6 * u * (1 - u) / (points * dt)).expand(points, start.shape[-1]).unsqueeze(0), dt)
+
+
+@pytest.mark.parametrize("simulator", ["mujoco", "pybullet"])
+@pytest.mark.parametrize("name", ["arm_slide", "arm_lift_place"])
+def test_a_trajectory_step_by_step_is_the_trajectory_at_once(name, simulator):
+    """The same curve, the same fingers, the same wait until the object is at rest, and what is remembered of it."""
+    if simulator == "pybullet":
+        pytest.importorskip("pybullet", reason="PyBullet is not installed")
+    task = tasks.make(name)
+    one, other = (World(task, task.sample(1, "iid", start=2), simulator, 0, lambda *_: None) for _ in range(2))
+    given = task.command(torch.zeros(1, len(task.action_names)), {**one.true, "command_qpos": one.true["qpos"]})
+    one.execute(given)
+    other.follow(given)
+    steps = next(n for n in itertools.count(1) if other.advance(1))
+    assert steps * task.physics_dt > given.dt * given.qpos.shape[1] + (0.3 if task.settle_time else -1e-6)  # the object slides
+    assert steps * task.physics_dt == pytest.approx(other.elapsed)
+    for name, value in one.true.items():
+        torch.testing.assert_close(other.true[name], value, rtol=0, atol=0)
+    for world in (one, other):
+        world.close()
+
+
+@pytest.mark.parametrize("simulator", ["mujoco", "pybullet"])
+def test_a_motion_is_stopped_where_it_is_and_the_next_begins_there(simulator):
+    """A stop is one point half the speed times the braking time further on; the decision that it ends is over when the arm stands."""
+    if simulator == "pybullet":
+        pytest.importorskip("pybullet", reason="PyBullet is not installed")
+    task = tasks.make("arm_slide")
+    world = World(task, task.sample(1, "iid"), simulator, 0, lambda *_: None)
+    world.follow(motion(world))
+    assert not world.advance(200)  # half of it: 0.4 s
+    world.glance()
+    qpos, qvel = world.moving["qpos"], world.moving["qvel"]
+    assert qvel.min() > 0.3
+    rest = qpos + 0.5 * qvel * 0.1
+    world.hold(JointTrajectory(rest.unsqueeze(1), torch.zeros(1, 1, 7), 0.1))
+    most = qpos
+    for step in itertools.count(1):
+        over = world.advance(1)
+        world.glance()
+        most = torch.maximum(most, world.moving["qpos"])
+        if over:
+            break
+    assert step * task.physics_dt == pytest.approx(0.1)  # the object was never touched
+    for _ in range(100):
+        world.advance(5)
+    world.look()
+    assert (most - rest).max() < 0.02
+    torch.testing.assert_close(world.true["qpos"], rest, rtol=0, atol=0.01)
+    world.follow(motion(world, by=0.1))
+    world.advance(1)
+    world.glance()
+    torch.testing.assert_close(world.moving["qpos"], rest, rtol=0, atol=0.01)  # no jump
+    world.close()
+
+
+def test_a_motion_takes_the_place_of_another_and_an_episode_that_of_both():
+    world = world_of("arm_slide")
+    home = world.true["qpos"]
+    world.follow(motion(world))
+    world.advance(200)
+    world.follow(motion(world, by=-0.1))  # from where the first has led by now
+    world.advance(400)
+    world.glance()
+    torch.testing.assert_close(world.moving["qpos"], home + 0.15 - 0.1, rtol=0, atol=0.02)
+    world.begin_episode()
+    torch.testing.assert_close(world.true["qpos"], home, rtol=0, atol=1e-5)
+    world.advance(400)
+    world.glance()
+    torch.testing.assert_close(world.moving["qpos"], home, rtol=0, atol=1e-3)
+    world.close()
 
 
 # ---- the hidden task changes ------------------------------------------------------------------------------------------------
