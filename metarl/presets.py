@@ -97,7 +97,7 @@ PRESETS["snail", "bandit_n10_k5"] = {**PRESETS["snail", "bandit_n10_k5"], "itera
 # trials of 100 decisions: half the filters cost a third of the time
 for _task in ("bandit_n100_k5", "tabular_mdp_n10"):
     PRESETS["snail", _task] = _ppo(_task) | {"filters": 8, "minibatches": 8, "epochs": 3}
-PRESETS["snail", "tabular_mdp_n10"] = {**PRESETS["snail", "tabular_mdp_n10"], "iterations": 1500, "minibatches": 16}
+PRESETS["snail", "tabular_mdp_n10"] = {**PRESETS["snail", "tabular_mdp_n10"], "iterations": 950, "minibatches": 16}
 for _task in ("grid_navi", "half_cheetah_dir", "arm_slide", "arm_reach", "point_navigation", "sparse_point_varibad", "sparse_point_pearl"):
     PRESETS["hypernetwork", _task] = _RECURRENT[_task]
 PRESETS["hypernetwork", "grid_navi"] = _RECURRENT["grid_navi"] | {"memory_span": 1}
