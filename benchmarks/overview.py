@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 ZOO, CURVES, REMARKS = ROOT / "metarl" / "zoo", HERE / "curves", HERE / "remarks"
 REFERENCES = ("robust", "oracle")
 COLUMNS = 5  # of a trial of many episodes, as many are shown
-WITHIN = ("car_track", "quadrotor_track")  # adapting to a wind takes less than an episode: what its last third is worth says it
+WITHIN = ("car_track", "car_track_obstacles", "quadrotor_track")  # adapting to a wind takes less than an episode: what its last third is worth says it
 SIMULATORS = {"mujoco": "MuJoCo", "pybullet": "PyBullet", "analytic": ""}
 
 HEAD = """# Results

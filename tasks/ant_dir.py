@@ -1,4 +1,4 @@
-"""Ant, direction. Four published tasks go by this name: say which one you mean.
+"""Ant, direction. Four published tasks go by this name: say which one you mean. `ant_dir` itself has any direction.
 
 The reward is the velocity of the torso in a hidden direction + 1 - 0.5 times the squared actions - 0.0005 times the squared contact forces;
 done when the torso leaves a band of heights, 200 decisions. See `locomotion` for what today's MuJoCo changes.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from metarl.tasks.locomotion import CONTACT_FORCES, Locomotion, add_contact_forces, contact_cost, normal, squared, uniform
+from metarl.tasks.locomotion import CONTACT_FORCES, Locomotion, add_contact_forces, as_many, contact_cost, normal, squared, uniform
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import Readings, Values
 
@@ -42,7 +42,7 @@ class Ant(Locomotion):
 
 
 class AntDir(Ant):
-    """Any direction, height within [0.2, 1] m: PEARL's (Rakelly et al. 2019; `ant_dir.py` of its code), which drew two such directions."""
+    """Any direction, height within [0.2, 1] m, any number of tasks."""
 
     name = "ant_dir"
     params: ClassVar[tuple[Param, ...]] = (Param("angle", "rad", "walks towards {:.2f} rad", nominal=0.0, train=(0.0, 2 * math.pi)),)
@@ -67,6 +67,16 @@ class AntDir(Ant):
 
     def success(self, readings: Readings) -> Tensor:
         return (readings["qvel"][..., :2] * readings["direction"]).sum(-1) > 0.5
+
+
+class AntDirPearl(AntDir):
+    """PEARL's (Rakelly et al. 2019; `ant_dir.py` of its code and its configuration): two directions in all, the same to train and to test.
+
+    They were drawn anew in each run: these are the first of ours.
+    """
+
+    name = "ant_dir_pearl"
+    published = dict.fromkeys(("train", "iid"), as_many("ant_dir_pearl", AntDir.params, 2, 0)["train"])
 
 
 class AntDirForwardBackward(AntDir):

@@ -1,4 +1,4 @@
-"""Ant, goal: PEARL's (Rakelly et al. 2019; `ant_goal.py` of its code) and VariBAD's.
+"""Ant, goal: PEARL's (Rakelly et al. 2019; `ant_goal.py` of its code) and VariBAD's (Zintgraf et al. 2020), which differ in tasks and episodes.
 
 The reward is minus the distance from a hidden place, as the ant crawls (the sum over x and y), - 0.1 times the squared actions - 0.0005
 times the squared contact forces; never done, 200 decisions. See `locomotion` for what today's MuJoCo changes.
@@ -49,7 +49,14 @@ class AntGoal(Ant):
 
 
 class AntGoalPearl(AntGoal):
-    """150 tasks to train and 30 to test, as in PEARL's configuration."""
+    """150 tasks to train and 30 to test, as in PEARL's configuration; 3 episodes, of which 2 explore."""
 
     name = "ant_goal_pearl"
     published = as_many("ant_goal_pearl", AntGoal.params, 150, 30)
+
+
+class AntGoalVaribad(AntGoal):
+    """Any number of tasks; 2 episodes, as in VariBAD's configuration."""
+
+    name = "ant_goal_varibad"
+    episodes_per_trial = 2

@@ -1,6 +1,6 @@
 """Half cheetah, direction: the reward is the velocity in a hidden direction, minus 0.05 times the squared actions; never done.
 
-`half_cheetah_dir` is that of PEARL (Rakelly et al. 2019) and VariBAD (Zintgraf et al. 2020); `_promp` and `_maml` are those of the codes of
+`half_cheetah_dir` is that of VariBAD (Zintgraf et al. 2020); `_pearl`, `_promp` and `_maml` are those of the codes of Rakelly et al. 2019,
 Rothfuss et al. 2019 and Finn et al. 2017. There are two tasks in all, to train and to test. See `locomotion` for what today's MuJoCo changes.
 """
 
@@ -19,7 +19,7 @@ CLEARLY = 0.5  # m/s in the right direction that counts as success; the publicat
 
 
 class HalfCheetahDir(HalfCheetah):
-    """200 decisions, observation with the torso's position: PEARL's and VariBAD's."""
+    """200 decisions, observation with the torso's position, 2 episodes: VariBAD's."""
 
     name = "half_cheetah_dir"
     params: ClassVar[tuple[Param, ...]] = (Param("direction", "", "runs {}", nominal="forward", choices=("backward", "forward")),)
@@ -35,6 +35,13 @@ class HalfCheetahDir(HalfCheetah):
 
     def success(self, readings: Readings) -> Tensor:
         return readings["direction"][..., 0] * self.speed(readings) > CLEARLY
+
+
+class HalfCheetahDirPearl(HalfCheetahDir):
+    """PEARL's: 3 episodes, of which 2 explore."""
+
+    name = "half_cheetah_dir_pearl"
+    episodes_per_trial = 3
 
 
 class HalfCheetahDirPromp(HalfCheetahDir):

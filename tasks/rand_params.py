@@ -1,8 +1,9 @@
 """Bodies whose masses, inertias, damping and friction differ: what `walker_rand_params` and `hopper_rand_params` share.
 
 As in `rand_param_envs`, which PEARL (Rakelly et al. 2019), ProMP (Rothfuss et al. 2019) and VariBAD (Zintgraf et al. 2020) train on: every mass,
-inertia and friction is multiplied by its own 1.5^U(-3, 3), every damping by its own 1.3^U(-3, 3); four steps of 0.002 s a decision (its base
-class forgets the 5 that the walker asks for), 200 decisions; the reward is the velocity + 1 - 0.001 times the squared actions.
+inertia and friction is multiplied by its own 1.5^U(-3, 3), every damping by its own 1.3^U(-3, 3); four steps of 0.004 s a decision, where Gym's
+hopper and walker have steps of 0.002 s (its base class forgets the 5 a decision that the walker asks for), 200 decisions; the reward is the
+velocity + 1 - 0.001 times the squared actions.
 Of its numbers those are left out that nothing depends on: the mass of the world, inertias about axes in the body's plane, damping that is
 0 anyway, and friction of shapes that touch nothing before the episode is done, about the normal, and of rolling.
 """
@@ -47,9 +48,10 @@ def parameters(bodies: tuple[str, ...], joints: tuple[str, ...], geoms: tuple[st
 class RandParams(Locomotion):
     """Run as fast as you can without falling."""
 
+    version = 2  # 1 had the steps of Gym's own hopper and walker, half as long
     start_noise = (uniform(0.005), uniform(0.005))
-    physics_dt = 0.002
-    decision_dt = 0.008
+    physics_dt = 0.004
+    decision_dt = 0.016
     horizon = 200
     episodes_per_trial = 2
     reward_range = (-60.0, 60.0)

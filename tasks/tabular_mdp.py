@@ -40,6 +40,7 @@ class TabularMDP(Task):
     action_names = tuple(f"action_{a}" for a in range(ACTIONS))
     reward_range = (-11.0, 13.0)  # 4.8 deviations of the mean and 7 of the reward: never left in practice
     error_unit = ""
+    _solved: tuple[Values, Readings] | None = None  # `values` themselves, not their id, which another object could get
 
     @classmethod
     def variant(cls, **numbers: int) -> dict[str, Any]:
@@ -66,12 +67,18 @@ class TabularMDP(Task):
             found.append(worth - after.unsqueeze(-1))
         return torch.stack(found[::-1], 1)
 
+    def solved(self, values: Values) -> Readings:
+        """(N, ...) `means`, `probabilities` and `advantages`, a row each; those of the last `values` are kept, as every episode of a trial begins with them."""
+        if self._solved is None or self._solved[0] is not values:
+            means, probabilities = self.means(values), self.probabilities(values)
+            made = {"means": means, "probabilities": probabilities, "advantages": self.advantages(means, probabilities)}
+            self._solved = values, {name: value.flatten(1) for name, value in made.items()}
+        return dict(self._solved[1])
+
     def start(self, values: Values, rng: torch.Generator) -> Readings:
         ones = torch.ones(len(values["reward_0_0"]), 1)
-        means, probabilities = self.means(values), self.probabilities(values)
-        # once, not at every decision
-        made = {"means": means.flatten(1), "probabilities": probabilities.flatten(1), "advantages": self.advantages(means, probabilities).flatten(1)}
-        return {"state": torch.eye(STATES)[:1].expand(len(ones), -1), "paid": 0 * ones, "regret": ones, "advantage": 0 * ones, "time": 0 * ones, **made}
+        said = {"paid": 0 * ones, "regret": ones, "advantage": 0 * ones, "time": 0 * ones}
+        return {"state": torch.eye(STATES)[:1].expand(len(ones), -1), **said, **self.solved(values)}
 
     def dynamics(self, readings: Readings, action: Tensor, values: Values, rng: torch.Generator) -> Readings:
         state, chosen = readings["state"], action.unsqueeze(-1)
@@ -114,6 +121,6 @@ class TabularMDP(Task):
 
     def expert(self, readings: Readings, told: Values) -> Tensor:
         """(N, A) the best action for all that is left of the episode."""
-        worth = self.advantages(self.means(told), self.probabilities(told))
+        worth = self.solved(told)["advantages"].unflatten(-1, (self.horizon, STATES, ACTIONS))
         rows, now = torch.arange(len(worth)), readings["time"][:, 0].long().clamp(max=self.horizon - 1)
         return one_hot(worth[rows, now, readings["state"].argmax(-1)].argmax(-1), ACTIONS).float()

@@ -145,7 +145,7 @@ def test_reward_of_the_humanoid_worked_out_by_hand():
 
 def test_reward_and_ends_with_random_physics():
     hopper, walker = tasks.make("hopper_rand_params"), tasks.make("walker_rand_params")
-    here, there = ({"qpos": torch.tensor([[x, *[0.0] * 5]])} for x in (0.0, 0.016))  # 0.016 m in 0.008 s
+    here, there = ({"qpos": torch.tensor([[x, *[0.0] * 5]])} for x in (0.0, 0.032))  # 0.032 m in 0.016 s
     assert hopper.reward(here, torch.ones(1, 3), there).item() == pytest.approx(2.0 + 1.0 - 0.003)
     state = torch.tensor([[1.0, 0.19], [1.0, -0.2], [0.7, 0.0], [0.71, 0.0]])
     qpos = torch.cat([torch.zeros(4, 1), state, torch.zeros(4, 3)], -1)
@@ -193,7 +193,7 @@ def test_what_the_directions_mean():
         ("half_cheetah_vel", 20, 200, 0.05), ("half_cheetah_vel_promp", 17, 200, 0.05), ("half_cheetah_vel_maml", 20, 200, 0.01),
         ("half_cheetah_dir", 20, 200, 0.05), ("half_cheetah_dir_promp", 17, 100, 0.05), ("half_cheetah_dir_maml", 20, 100, 0.01),
         ("ant_dir", 27, 200, 0.05), ("ant_dir_promp", 111, 200, 0.05), ("ant_goal", 113, 200, 0.05), ("humanoid_dir", 376, 200, 0.015),
-        ("walker_rand_params", 17, 200, 0.008), ("hopper_rand_params", 11, 200, 0.008), ("half_cheetah_cripple", 20, 1000, 0.01),
+        ("walker_rand_params", 17, 200, 0.016), ("hopper_rand_params", 11, 200, 0.016), ("half_cheetah_cripple", 20, 1000, 0.01),
     ],
 )  # fmt: skip
 def test_sizes_as_published(name, obs, horizon, dt):
@@ -204,7 +204,7 @@ def test_sizes_as_published(name, obs, horizon, dt):
 @pytest.mark.parametrize(
     ("name", "train", "test"),
     [
-        ("half_cheetah_vel_pearl", 100, 30), ("ant_goal_pearl", 150, 30), ("humanoid_dir_pearl", 100, 30),
+        ("half_cheetah_vel_pearl", 100, 30), ("ant_goal_pearl", 150, 30), ("humanoid_dir_pearl", 100, 30), ("ant_dir_pearl", 2, 2),
         ("walker_rand_params_pearl", 40, 10), ("hopper_rand_params_pearl", 40, 10),
     ],
 )  # fmt: skip
@@ -213,6 +213,39 @@ def test_as_many_tasks_as_published(name, train, test):
     assert {split: len(rows) for split, rows in task.published.items()} == {"train": train, "iid": test}
     with pytest.raises(ValueError, match=f"{name} has no task {train} in split 'train': it is a published set of {train} tasks"):
         task.sample(1, "train", start=train)
+
+
+@pytest.mark.parametrize("name", RAND_PARAMS)
+def test_decisions_with_random_physics_are_four_steps_of_four_milliseconds(name):
+    env, readings, _ = play(name, {}, steps=1)
+    model = env.simulator.model
+    assert model.opt.timestep == 0.004
+    data = mujoco.MjData(model)
+    data.qpos[:], data.qvel[:] = readings[0]["qpos"][0], readings[0]["qvel"][0]
+    data.ctrl[:] = env.readings["last_action"][0]
+    mujoco.mj_step(model, data, 4)
+    np.testing.assert_allclose(readings[1]["qpos"][0], data.qpos, atol=1e-5)
+    assert env.task.sample(1).ids[0].startswith(f"{name}/v2:"), "who knows what was measured of the former steps must be told"
+
+
+@pytest.mark.parametrize(
+    ("name", "episodes"),
+    [
+        ("ant_dir_pearl", 3), ("ant_dir_forward_backward", 3), ("ant_dir_varibad", 2), ("ant_goal_pearl", 3), ("ant_goal_varibad", 2),
+        ("half_cheetah_dir_pearl", 3), ("half_cheetah_dir", 2), ("half_cheetah_vel_pearl", 3), ("half_cheetah_vel", 2), ("humanoid_dir_pearl", 3),
+        ("walker_rand_params_pearl", 3), ("walker_rand_params", 2), ("hopper_rand_params_pearl", 3),
+    ],
+)  # fmt: skip
+def test_pearl_judges_the_third_episode_and_varibad_has_two(name, episodes):
+    assert tasks.make(name).episodes_per_trial == episodes
+
+
+def test_pearls_two_directions_are_the_same_to_train_and_to_test():
+    task = tasks.make("ant_dir_pearl")
+    train, test = task.sample(2), task.sample(2, "iid")
+    np.testing.assert_array_equal(train.values, test.values)
+    assert train.values[0, 0] != train.values[1, 0]
+    assert ((train.values >= 0) & (train.values < 2 * math.pi)).all()
 
 
 def test_pearls_velocities():

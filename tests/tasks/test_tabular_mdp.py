@@ -86,6 +86,32 @@ def test_advantages_are_those_of_backward_induction_by_hand():
     assert advantages.amax(-1).abs().max() == 0.0
 
 
+def test_what_is_worked_out_once_is_that_of_the_tasks_that_are_set():
+    """Two environments share a task object; each begins in its own tasks, also after those were exchanged, and again as a fresh one does."""
+    task = tasks.make("tabular_mdp_n10")
+    envs, drawn = [BatchedEnv(task, 3, seed=1) for _ in range(2)], task.sample(9)
+    for k, env in ((0, 0), (1, 1), (0, 0), (2, 0), (1, 1), (0, 0)):
+        batch = drawn[range(3 * k, 3 * k + 3)]
+        envs[env].set_tasks(batch)
+        for _ in range(2):
+            envs[env].reset()
+            fresh = tasks.make("tabular_mdp_n10").start(envs[env].values, torch.Generator())
+            assert {name for name, value in fresh.items() if not torch.equal(value, envs[env].readings[name])} == set()
+
+
+def test_an_mdp_is_solved_once_for_all_episodes(monkeypatch):
+    task = tasks.make("tabular_mdp_n10")
+    solved, advantages = [], task.advantages
+    monkeypatch.setattr(task, "advantages", lambda *mdp: solved.append(mdp) or advantages(*mdp))
+    env = BatchedEnv(task, 3)
+    for number in (1, 2):
+        env.set_tasks(task.sample(3))
+        for _ in range(4):
+            env.reset()
+            env.step(task.expert(env.sensed, env.values).unsqueeze(1))
+        assert len(solved) == number
+
+
 def test_training_rewards_differ_from_returns_by_a_constant_whatever_is_done():
     """The mean over an episode of reward less advantage is what the best policy earns, for uniform actions as for always the same."""
     env = BatchedEnv(TASK, 1, 20000, seed=5)
