@@ -13,6 +13,11 @@ Noise in what is paid can pass the first of these for a while, for a step may fi
 Back to the meta-parameters' own state it goes, by a counted reason, where learning ended in numbers that are none (`non_finite`) or in an exception
 (`failed`), where rewards collapse, or where the safety node intervenes too often (`interventions`). After too many of these, learning is off until the
 next trial, or until somebody switches it on. Decisions that the robot did not carry out as they were meant are never learned from.
+
+Learning is what outlasts an episode. Whoever acts takes in the episode that it is in, in every mode, for that is how training had it act: a memory that is
+held still drives worse than none. So where nothing is learned, a memory or a belief grows within an episode and goes back when that ends, to the state that
+it began with: in shadow always the meta-parameters' own, as in the first episode of a trial. Inner steps by gradient, and what PEARL takes its task to be,
+wait for the end of an episode: there nothing changes within one.
 """
 
 from __future__ import annotations
@@ -44,8 +49,8 @@ class Mode(StrEnum):
     """What is learned, and who acts; whether anything is learned at all is also a matter of `SafeAdapter.enable`, which never changes who acts."""
 
     ADAPT = "adapt"  # it learns, and acts on what it has learned
-    FROZEN = "frozen"  # it acts on what it has learned before, and learns nothing
-    SHADOW = "shadow"  # it learns, but the meta-parameters act as they are
+    FROZEN = "frozen"  # it begins every episode with what it had learned before, and learns nothing
+    SHADOW = "shadow"  # it learns, but a newcomer acts, who begins every episode as the first of a trial: with the meta-parameters alone
 
 
 @dataclass
@@ -91,10 +96,12 @@ class SafeAdapter:
 
     Attributes:
         bounds: may be changed at any time.
-        counts: what happened, by name: accepted, excluded (decisions that were not to be learned from), rollbacks, and the reasons.
+        counts: what happened, by name: accepted, excluded (decisions that were not to be learned from), rollbacks, and the reasons; unfinished are episodes
+            that never ended, and shadow_REASON what the newcomer did not take in.
         enabled: nobody has switched learning off by hand.
         version: epoch and sequence number of the event that what is understood comes from; (-1, -1) where it is the meta-parameters' own state.
         off: why nothing is learned any more, or "".
+        rolled_back: how often in this trial, by itself, since somebody switched learning on.
     """
 
     def __init__(
@@ -108,7 +115,8 @@ class SafeAdapter:
         self._adapter, self._range, self.clock, self._experience = adapter, reward_range, clock, experience
         self._event = self._learned = (-1, -1)  # the present one, and the latest of this trial that something was learned from
         self._spare: Measurable | None = None
-        self._prior = duplicate(adapter)
+        self._prior = self._newcomer = duplicate(adapter)  # the meta-parameters' own state, and who acts in shadow
+        self._unseen: list[Step] = []  # of this episode by the newcomer
         self._begin_trial()
 
     # ---- the four verbs ---------------------------------------------------------------------------------------------------
@@ -122,23 +130,28 @@ class SafeAdapter:
         if self._experience is not None:
             self._experience.begin(self._adapter)
             self.version, self.distance = self._experience[:2], self._adapter.distance(self._prior)
-        self.off, self._rolled_back = "", 0
+        self.off, self.rolled_back = "", 0
         self._collapse = Collapse(self._range[0])
         self._interfered: deque[bool] = deque(maxlen=WINDOW)
         self._begin_episode()
 
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
-        """Of what has been understood, or in shadow of nothing; where that is no number, the meta-parameters' own."""
-        if self.bounds.mode is Mode.SHADOW:
-            return self._prior.act(obs, explore)
-        action = self._adapter.act(obs, explore)
-        if not bool(action.isfinite().all()):
+        """Of what has been understood, or in shadow of this episode alone; where that is no number, the meta-parameters' own."""
+        shadow = self.bounds.mode is Mode.SHADOW
+        if shadow:
+            self._catch_up()
+        action = (self._newcomer if shadow else self._adapter).act(obs, explore)
+        if bool(action.isfinite().all()):
+            return action
+        if shadow:
+            self.counts["shadow_non_finite"] += 1
+            self._newcomer = duplicate(self._prior)
+        else:
             self.roll_back("non_finite")
-            action = self._adapter.act(obs, explore)
-        return action
+        return (self._newcomer if shadow else self._adapter).act(obs, explore)
 
     def observe(self, step: Step, excluded: str = "intervention") -> None:
-        """Take in a decision. One that is not `valid` is not learned from, for the reason `excluded`; interventions are held against what was learned."""
+        """Take in a decision. One that is not `valid` changes nothing, for the reason `excluded`; interventions are held against what was learned."""
         valid = bool(step.valid.all())
         self.counts["excluded"] += not valid
         self._decisions += 1
@@ -147,17 +160,16 @@ class SafeAdapter:
         if valid:
             self._rewards.append(float(step.reward.mean()))
         self._takes_part = self._learns
-        if not self._takes_part:
-            return
-        self._used += valid
-        self._offer(lambda adapter: adapter.observe(step), learned=valid)
+        self._used += valid and self._takes_part
+        self._unseen.append(step)
+        self._offer(lambda adapter: adapter.observe(step), learned=valid and self._takes_part)
 
     def adapt(self) -> None:
         """An episode has ended: learn from it, unless there is nothing to learn from."""
         begun = self.clock()
         if self._learns and self._used:
             self._offer(lambda adapter: adapter.adapt(), at_end=True)
-        else:  # nothing was left to learn from, or learning was switched off meanwhile: half an episode is no state to go on from
+        else:  # nothing is to be learned, or was left to learn from, or learning was switched off meanwhile: half an episode is no state to go on from
             self._forget_episode()
         self.milliseconds = 1000 * (self.clock() - begun)
         if self.milliseconds > 1000 * self.bounds.budget:
@@ -172,27 +184,33 @@ class SafeAdapter:
         if self._spare is None:
             self._spare = duplicate(self._adapter)
 
-    def note(self, epoch: int, sequence: int) -> None:
-        """Which event the next verbs belong to."""
+    def note(self, epoch: int, sequence: int, begins: bool = False) -> None:
+        """Which event the next verbs belong to. Where it `begins` an episode, one whose end nobody told is forgotten."""
         self._event = (epoch, sequence)
+        if begins and self._decisions:
+            self.counts["unfinished"] += 1
+            self._forget_episode()
+            self._begin_episode()
 
     def roll_back(self, reason: str) -> None:
-        """Back to the meta-parameters' own state."""
+        """Back to the meta-parameters' own state; too often by itself, and not `by_hand`, is the end of learning."""
         self.counts[reason] += 1
         self.counts["rollbacks"] += 1
         self._go_back()
         self._remember()
-        self._rolled_back += 1
         self._collapse.fallen = 0.0
         self._interfered.clear()
-        if self._rolled_back >= self.bounds.rollbacks:
+        if reason == "by_hand":
+            return
+        self.rolled_back += 1
+        if self.rolled_back >= self.bounds.rollbacks:
             self._switch_off("rollback_loop")
 
     def enable(self, on: bool) -> None:
         """Switch learning on, also where it had been switched off for a reason, or off; who acts stays as it is. On holds from the next episode."""
         self.enabled = on
         if on:
-            self.off, self._rolled_back = "", 0
+            self.off, self.rolled_back = "", 0
 
     def experience(self) -> Experience:
         """What is understood now; where learning was switched off in mid-episode, what was before it."""
@@ -227,11 +245,12 @@ class SafeAdapter:
         self.distance = 0.0
 
     def _begin_episode(self) -> None:
-        # an adapter counts the decisions of an episode: it takes part in all of them or, in the end, in none
+        # an adapter counts the decisions of an episode: it learns from all of them or, in the end, from none
         self._takes_part = self._may_learn
         self._decisions: int = 0
         self._used: int = 0
         self._rewards: list[float] = []
+        self._newcomer, self._unseen = duplicate(self._prior), []
         self._remember()
 
     def _remember(self) -> None:
@@ -240,6 +259,21 @@ class SafeAdapter:
     def _forget_episode(self) -> None:
         known = self._before
         self._adapter, self.version, self.distance, self._spare = known.adapter, known.version, known.distance, None
+
+    def _catch_up(self) -> None:
+        """Show the newcomer what it has not seen of this episode: the last decision or, where the mode has just become shadow, all of it."""
+        for step in self._unseen:
+            candidate = duplicate(self._newcomer)
+            try:
+                candidate.observe(step)
+                refused = self._beyond(candidate, candidate.distance(self._prior))
+            except Exception:  # whatever an algorithm raises, the robot goes on
+                refused = "failed"
+            if refused:
+                self.counts[f"shadow_{refused}"] += 1
+            else:
+                self._newcomer = candidate
+        self._unseen.clear()
 
     def _offer(self, learn: Callable[[Adapter], None], at_end: bool = False, learned: bool = True) -> None:
         """Learn on a copy, which takes over if it may. Where nothing is `learned`, an adapter only counts the decision."""
@@ -266,13 +300,18 @@ class SafeAdapter:
 
     def _objection(self, candidate: Adapter, distance: float, at_end: bool) -> str:
         """Why what was learned does not take over, for all that can be known before it has acted, or ""."""
-        if any(not bool(t.isfinite().all()) for t in _numbers(candidate, _shared(candidate))):
-            return "non_finite"
+        beyond = self._beyond(candidate, distance)
+        if beyond:
+            return beyond
         if self._event < self._learned:  # a trial's events come in order; whatever else comes does not take over
             return "old_event"
-        if not distance <= self.bounds.trust_radius:  # nor where it is no number
-            return "trust_radius"
         return "worse" if at_end and isinstance(candidate, Accountable) and not candidate.progress(self._adapter) >= FALLEN else ""
+
+    def _beyond(self, candidate: Adapter, distance: float) -> str:
+        """Which bound a state is out of, or ""."""
+        if any(not bool(t.isfinite().all()) for t in _numbers(candidate, _shared(candidate))):
+            return "non_finite"
+        return "" if distance <= self.bounds.trust_radius else "trust_radius"  # nor where it is no number
 
     def _watch_interventions(self, intervened: bool) -> None:
         self._interfered.append(intervened)

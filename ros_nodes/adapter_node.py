@@ -6,6 +6,12 @@
 
 It adapts in its executor's thread by decision: the command is published first, the robot is at rest between episodes, and nothing that comes meanwhile
 may overtake it. What it may learn, and when it is rolled back, is the business of `adaptation.py`.
+
+The mode says who acts, and everybody acts with the memory of the episode that it is in, as training had it act. `adapt`: on all that the trial has taught.
+`frozen`, and wherever learning is off: every episode begins with what was known when learning ended, and is forgotten when it ends. `shadow`: every episode is
+acted as the first of a trial, from the meta-parameters alone, while what is learned is kept away from the motors. A policy without a memory, or one that
+adapts by gradient, does within an episode nothing that it did not do at its beginning.
+
 Subscribes `events` (from the task node), the robot's own state, `seen/...`, `executed` (what the safety node let through).
 Publishes `~/command` (JointTrajectory or TwistStamped, stamped like the event that it answers), `~/action`, `~/used` (what it decided on), `~/adaptation`
 (how it is doing), `~/status`, `~/heartbeat`. Services: `~/enable_adaptation` (SetBool), `~/reset_adaptation`, `~/save_adapted` (Trigger).
@@ -304,7 +310,7 @@ class AdapterNode(ManagedEntity):  # type: ignore[misc] # rclpy.lifecycle has no
         executed = torch.empty(0) if event.begins or not self.loop.deciding else self._executed[1]
         excluded = self._excluded(event, len(executed) > 0)
         given = circumstances(self.loop, excluded)
-        self.safe.note(event.epoch, event.sequence)
+        self.safe.note(event.epoch, event.sequence, event.begins)
         self._decide(event, seen, executed, excluded)
         self._oldest = 0.0  # only now, because nothing may delay a command
         self._used.publish(messages.used_message(event, self.loop.needs, seen, executed, given))

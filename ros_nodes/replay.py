@@ -173,7 +173,7 @@ def decisions(loop: ControlLoop, bag: Bag) -> Iterator[tuple[Event, Decision | N
         used = bag.used[event.epoch, event.sequence]
         excluded = _restore(loop, used.circumstances, bag.learned.get((event.epoch, event.sequence), 0.0))
         assert isinstance(loop.adapter, SafeAdapter)
-        loop.adapter.note(event.epoch, event.sequence)
+        loop.adapter.note(event.epoch, event.sequence, event.begins)
         if event.begins or not (loop.deciding or event.ends):  # an adapter that was started anew joined here
             yield event, loop.begin_episode(used.seen)
             continue
@@ -191,6 +191,7 @@ def circumstances(loop: ControlLoop, excluded: str) -> dict[str, float]:
     assert isinstance(safe, SafeAdapter)
     bounds = {name: float(getattr(safe.bounds, name)) for name in _BOUNDS}
     hand = {"off": float(bool(safe.off)), "disabled": float(not safe.enabled), "by_hand": float(safe.counts["by_hand"])}
+    hand["rolled_back"] = float(safe.rolled_back)  # since learning was switched on, which need not have been off
     return {
         "excluded": float(_EXCLUDED.index(excluded)),
         "mode": float(_MODES.index(safe.bounds.mode)),
@@ -215,6 +216,7 @@ def _restore(loop: ControlLoop, was: Mapping[str, float], learned: float) -> str
         safe.roll_back("by_hand")
     if safe.off and not was["off"]:
         safe.enable(True)
+    safe.rolled_back = int(was.get("rolled_back", safe.rolled_back))
     safe.bounds.mode, safe.enabled = _MODES[int(was["mode"])], not was.get("disabled", 0.0)
     loop.max_step, loop.ramp = was["max_step"], int(was["ramp"])
     if was.get("stale", 0.0):

@@ -10,6 +10,7 @@ While the adapter is inactive, or the safety node has stopped the robot, the tri
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from typing import Any
@@ -95,6 +96,9 @@ class TaskNode:
             epoch, sequence, *action = messages.labelled(message, ("epoch", "sequence", *self.task.action_names))
         except Rejected as rejected:
             self.status.refused(rejected.reason, f"action: {rejected}")
+            return
+        if not (math.isfinite(epoch) and math.isfinite(sequence)):
+            self.status.refused("not_finite", f"action of trial {epoch}, event {sequence}")
             return
         if epoch != self.referee.epoch:
             self.status.refused("old_epoch", f"action of trial {epoch:.0f}, the present one is {self.referee.epoch}")

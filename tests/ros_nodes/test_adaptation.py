@@ -81,10 +81,96 @@ def test_frozen_it_acts_on_what_it_knows_and_learns_nothing():
     safe.enable(True)
     safe.note(1, 9)
     safe.observe(step(0.5))
-    assert acts(safe) == 0.75  # the adapter inside has not seen this episode begin
     safe.adapt()
+    assert acts(safe) == 0.75  # the adapter inside has not learned from the beginning of this episode
     episode(safe, 0.5)
     assert acts(safe) == 1.5
+
+
+@pytest.mark.parametrize("why", ["frozen", "disabled", "over_budget", "rollback_loop"])
+def test_where_nothing_is_learned_a_memory_lives_for_an_episode(why):
+    safe = SafeAdapter(Learner(at_end=0.25), (0.0, 1.0))
+    episode(safe, 0.25)
+    known = (acts(safe), safe.version, safe.distance, safe.counts["accepted"])
+    if why == "frozen":
+        safe.bounds.mode = Mode.FROZEN
+    elif why == "disabled":
+        safe.enable(False)
+    else:
+        safe.off = why
+    for _ in range(2):
+        safe.note(1, 9)
+        safe.observe(step(0.25))
+        safe.observe(step(0.5, valid=False))
+        safe.observe(step(0.25))
+        assert acts(safe) == 1.0
+        assert safe.experience()[:3] == (1, 0, False)  # of what it acts by within an episode nothing is kept
+        safe.adapt()
+        assert (acts(safe), safe.version, safe.distance, safe.counts["accepted"]) == known == (0.5, (1, 0), 0.5, 2)
+
+
+def test_in_shadow_a_newcomer_acts_whose_memory_lives_for_an_episode():
+    safe = SafeAdapter(Learner(at_end=0.25), (0.0, 1.0))
+    safe.bounds.mode = Mode.SHADOW
+    for given_up in (False, True):
+        assert acts(safe) == 0.0
+        safe.observe(step(0.25))
+        assert acts(safe) == 0.25
+        safe.observe(step(0.25, valid=False))
+        if given_up:
+            safe.roll_back("by_hand")  # what was learned, which does not act
+        assert acts(safe) == 0.25
+        safe.observe(step(0.25))
+        assert acts(safe) == 0.5
+        safe.adapt()
+    safe.reset()
+    assert acts(safe) == 0.0
+
+
+def test_a_newcomer_that_takes_over_in_mid_episode_has_seen_its_beginning():
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    episode(safe, 0.5)
+    safe.observe(step(0.25))
+    safe.observe(step(0.25))
+    assert acts(safe) == 1.0
+    for mode, acting in ((Mode.SHADOW, 0.5), (Mode.ADAPT, 1.0), (Mode.FROZEN, 1.0), (Mode.SHADOW, 0.5)):
+        safe.bounds.mode = mode
+        assert acts(safe) == acting
+
+
+def test_a_newcomers_memory_is_bounded_as_well():
+    safe = SafeAdapter(Learner(), (-1e4, 1e4))
+    safe.bounds.mode = Mode.SHADOW
+    for reward, reason in ((0.5, ""), (2.0, "shadow_trust_radius"), (NAN, "shadow_non_finite"), (1000.0, "shadow_failed")):
+        safe.observe(step(reward))
+        assert acts(safe) == 0.5
+        assert not reason or safe.counts[reason] == 1
+
+
+def test_a_newcomer_whose_action_is_no_number_begins_anew():
+    class Odd(Learner):
+        def act(self, obs, explore=True):
+            return self.number.reshape(1, 1, 1) / (self.number != 0.5)
+
+    safe = SafeAdapter(Odd(), (0.0, 1.0))
+    safe.bounds.mode = Mode.SHADOW
+    safe.observe(step(0.5))
+    assert acts(safe) == 0.0
+    assert dict(safe.counts) == {"excluded": 0, "accepted": 1, "shadow_non_finite": 1}  # nothing that was learned is given up for it
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_an_episode_whose_end_nobody_told_is_forgotten(mode):
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    episode(safe, 0.5)
+    safe.bounds.mode = mode
+    before = acts(safe)
+    safe.note(1, 3, begins=True)
+    assert safe.counts["unfinished"] == 0
+    safe.observe(step(0.25))
+    assert acts(safe) == before + 0.25
+    safe.note(1, 9, begins=True)
+    assert (acts(safe), safe.counts["unfinished"]) == (before, 1)
 
 
 def test_in_shadow_it_learns_but_the_meta_parameters_act():
@@ -249,8 +335,6 @@ def test_learning_that_takes_too_long_is_the_last_of_its_trial():
     episode(safe, 0.5)
     assert (safe.off, safe.milliseconds) == ("over_budget", 2500.0)
     assert acts(safe) == 1.5  # what was learned holds
-    safe.observe(step(0.5))
-    assert acts(safe) == 1.5
     safe.reset()
     safe.observe(step(0.5))
     assert acts(safe) == 0.5
@@ -284,6 +368,17 @@ def test_a_trial_begins_with_the_experience_and_a_roll_back_leaves_it():
     assert acts(safe) == 0.75
     safe.bounds.mode = Mode.SHADOW
     assert acts(safe) == 0.0  # the meta-parameters act as they are
+
+
+def test_an_operator_may_go_back_as_often_as_they_like():
+    safe = SafeAdapter(Learner(), (0.0, 1.0))
+    for _ in range(5):
+        safe.roll_back("by_hand")
+    assert (safe.off, safe.counts["rollbacks"]) == ("", 5)
+    for _ in range(3):
+        assert safe.off == ""
+        safe.roll_back("non_finite")
+    assert safe.off == "rollback_loop"
 
 
 def test_by_hand():
@@ -332,6 +427,49 @@ def test_every_algorithm_acts_as_without(name, small_algorithm, short_episodes):
             adapter.adapt()
     assert safe.counts["accepted"] == 3 * (spec.horizon + 1)
     assert safe.counts["rollbacks"] == safe.counts["trust_radius"] == 0
+
+
+@pytest.mark.parametrize("mode", [Mode.SHADOW, Mode.FROZEN])
+@pytest.mark.parametrize("name", TRIED)
+def test_every_algorithm_that_learns_nothing_acts_every_episode_as_training_had_it_act_one(name, mode, small_algorithm, short_episodes):
+    """In shadow as the first episode of a trial, also while it learns; frozen as the one after what it knew. An episode that is not learned from is none."""
+    algorithm = small_algorithm(name)
+    known = 0 if mode is Mode.SHADOW else 2  # episodes that who acts has learned from
+    safe, spec, rng = SafeAdapter(algorithm.adapter(1), (-15.0, 0.0)), tasks.make("point_navigation").spec, torch.Generator().manual_seed(3)
+    learned = [[made_up(spec, rng, -1.0 - k, True) for _ in range(spec.horizon)] for k in range(2)]
+    for given in learned[:known]:
+        for s in given:
+            safe.observe(s)
+        safe.adapt()
+    begins = duplicate(safe._adapter)
+    safe.bounds.mode = mode
+    for k in range(2):
+        plain = duplicate(begins)
+        for i in range(spec.horizon):
+            given = made_up(spec, rng, -1.0 - k, i % 3 != 1)
+            assert torch.equal(safe.act(given.obs, False), plain.act(given.obs, False)), (k, i, safe.counts)
+            plain.observe(given)
+            safe.observe(given)
+        safe.adapt()
+    assert torch.equal(safe.act(given.obs, False), begins.act(given.obs, False))
+    assert safe.counts["rollbacks"] == 0
+
+
+@pytest.mark.parametrize("mode", [Mode.SHADOW, Mode.FROZEN])
+def test_a_car_whose_adapter_learns_nothing_drives_every_episode_as_well_as_a_first_one(mode):
+    """Held still, the memory of these files drives off the road."""
+    algorithm = meta_parameters.load("zoo:car_track/rl2")
+    task = tasks.make("car_track")
+    env = BatchedEnv(task, 1, 1, num_threads=1, seed=0)
+    returns = {}
+    for learning in (True, False):
+        env.set_tasks(task.sample(1, "iid"))
+        safe = SafeAdapter(algorithm.adapter(1), task.reward_range)
+        safe.bounds.mode = Mode.ADAPT if learning else mode
+        returns[learning] = collect(env, safe, 1 if learning else 2, explore=False).returns.flatten().tolist()
+    env.close()
+    assert returns[False][0] == pytest.approx(returns[True][0], rel=0.2)
+    assert returns[False][1] == pytest.approx(returns[True][0], rel=0.2)
 
 
 def test_who_cannot_say_how_far_it_has_gone_does_not_learn_on_a_robot():

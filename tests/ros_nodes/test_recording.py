@@ -231,6 +231,58 @@ def test_what_people_changed_meanwhile_is_replayed_as_well(tmp_path, file):
     assert replay(loop_of(bag), type(bag)(**{**vars(bag), "used": forgotten})).difference
 
 
+@pytest.mark.parametrize("mode", ["shadow", "frozen", "disabled"])
+def test_every_mode_is_replayed(tmp_path, file, mode):
+    """From the second episode on, after one that was learned from; in its middle back for a while, and into shadow for the rest."""
+    live = {}
+
+    def meanwhile(event, loop):
+        live["counts"] = loop.adapter.counts
+        if event.sequence == 13:
+            loop.adapter.enable(mode != "disabled")
+            loop.adapter.bounds.mode = Mode.ADAPT if mode == "disabled" else Mode(mode)
+        elif event.sequence == 19:
+            loop.adapter.bounds.mode = Mode.ADAPT
+        elif event.sequence == 22:
+            loop.adapter.bounds.mode = Mode.SHADOW
+        return "stale_state" if event.sequence in (4, 17) else ""
+
+    path = file("rl2", "arm_reach")
+    record_trial(tmp_path / "bag", path, "arm_reach", meanwhile=meanwhile)
+    bag = read(tmp_path / "bag")
+    loop = loop_of(bag)
+    assert replay(loop, bag).difference == ""
+    assert loop.adapter.counts == live["counts"]
+
+
+def test_what_happened_since_learning_was_switched_on_again_is_replayed(tmp_path, file):
+    """Two collapses, learning is switched on although it was not off, and another collapse: not the third of a row."""
+    live = {}
+
+    def meanwhile(event, loop):
+        live["adapter"] = loop.adapter
+        loop.adapter.bounds.collapse = -1.0  # every episode is a collapse
+        if event.sequence == 26:
+            loop.adapter.enable(True)
+        return ""
+
+    path = file("rl2", "arm_reach")
+    record_trial(tmp_path / "bag", path, "arm_reach", episodes=3, meanwhile=meanwhile)
+    bag = read(tmp_path / "bag")
+    loop = loop_of(bag)
+    assert replay(loop, bag).difference == ""
+    assert (loop.adapter.off, loop.adapter.counts) == ("", live["adapter"].counts)
+    assert loop.adapter.counts["collapse"] == 3
+
+
+def test_an_episode_whose_end_was_lost_is_no_part_of_the_next_one_in_a_replay_either(tmp_path, file):
+    record_trial(tmp_path / "bag", file("rl2", "arm_reach"), "arm_reach")
+    bag = read(tmp_path / "bag")
+    lost, loop = next(e for e in bag.events if e.ends), loop_of(bag)
+    replay(loop, type(bag)(**{**vars(bag), "events": tuple(e for e in bag.events if e is not lost)}))
+    assert loop.adapter.counts["unfinished"] == 1
+
+
 def test_what_the_safety_node_held_and_what_was_stale_is_replayed_as_such(tmp_path, file):
     """Too many interventions roll back what was learned; as many stale states do not."""
     reasons, live = {"intervention": range(2, 10), "stale_state": range(14, 22)}, []

@@ -1,12 +1,13 @@
 """For how long the task node waits, and what it says meanwhile; no message is sent."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
-from metarl.ros_nodes import task_node
+from metarl.ros_nodes import messages, task_node
 from metarl.ros_nodes.events import Event
 
 # ROS's message packages import a parser that imports what Python has deprecated
@@ -83,3 +84,16 @@ def test_an_episode_that_cannot_be_begun_is_asked_for_again(task):
     assert (said, made._asked) == (["no_episode"], None)
     with pytest.raises(RuntimeError, match="expected is the stamp"):
         made._on_begun(SimpleNamespace(result=lambda: SimpleNamespace(success=True, message="soon")))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["epoch", "sequence"])
+def test_an_action_that_answers_no_number_is_refused_by_name(task, name, number):
+    made, said, _ = task(patience=60.0)
+    made.task, made.referee, made._action = SimpleNamespace(action_names=("left", "right")), SimpleNamespace(epoch=5), (-1, None)
+    values = {"epoch": 5.0, "sequence": 3.0, "left": 0.25, "right": 0.5}
+    made._on_action(messages.numbers(tuple(values), (values | {name: number}).values()))
+    assert (said, made._action) == (["not_finite"], (-1, None))
+    made._on_action(messages.numbers(tuple(values), values.values()))
+    assert made._action[0] == 3
+    assert made._action[1].tolist() == [0.25, 0.5]
