@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import io
+import math
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -11,15 +11,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
+import mujoco
 import numpy as np
-from matplotlib.font_manager import findfont
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from metarl import meta_parameters, tasks
 from metarl.algorithm import Adapter
 from metarl.describe import about_module
 from metarl.evaluate import RandomAdapter
 from metarl.experience import adapter_of
+from metarl.plans import INK, PAPER, font, plan
 from metarl.rollout import collect
 from metarl.tasks.batched_env import BatchedEnv
 from metarl.tasks.parameters import TaskBatch
@@ -29,9 +30,8 @@ from metarl.tasks.task import Task
 from metarl.video import FRAMES_PER_SECOND, Picture, env_that_draws, film_file
 
 PANEL = (480, 368)  # width and height in pixels of each task's picture, multiples of 16 as films want them
-CAPTION = 112  # pixels below it
 SHEET = (320, 240)
-INK, PAPER = (20, 20, 20), (255, 255, 255)
+WIND = (20, 60, 140)
 
 
 def show(
@@ -165,10 +165,9 @@ def contact_sheet(names: Sequence[str], out: Path, say: Callable[[str], None]) -
         say(name)
         env = environment(task, "", task.sample(1, "iid"), 0, lambda text: None)
         env.reset()
-        about = about_module(task.name, task).split("\n\n")[0]
-        panels.append(_with_caption(_drawn(env, 0, SHEET), name, about, SHEET, 72))
+        panels.append((_drawn(env, 0, SHEET), name, about_module(task.name, task).split("\n\n")[0]))
         env.close()
-    _save(_grid(panels, columns=min(5, len(panels))), out)
+    _save(_captioned(panels, columns=min(5, len(panels))), out)
 
 
 def _by_file(names: Sequence[str]) -> list[list[Task]]:
@@ -180,55 +179,73 @@ def _by_file(names: Sequence[str]) -> list[list[Task]]:
 
 
 def side_by_side(env: BatchedEnv) -> Picture:
-    """All tasks of an environment, each with its sentence."""
+    """All tasks of an environment, each with its sentence; height and width are multiples of 16."""
     assert env.tasks is not None
     panels = []
     for i in range(env.num_tasks):
         name, _, sentence = env.tasks.describe(i).partition(": ")
-        panels.append(_with_caption(_drawn(env, i, PANEL), name, sentence, PANEL, CAPTION))
-    return _grid(panels, columns=2 if len(panels) > 1 else 1)
+        panels.append((_drawn(env, i, PANEL), name, sentence))
+    return _captioned(panels, columns=2 if len(panels) > 1 else 1)
 
 
 def _drawn(env: BatchedEnv, sim: int, size: tuple[int, int]) -> Picture:
-    """The picture of one simulation; where its task is computed, a plan of the plane or a sheet of its readings."""
+    """The picture of one simulation; where its task is computed, a plan of it."""
     try:
-        return env.simulator.render(sim, *size)
+        picture = env.simulator.render(sim, *size)
     except NotImplementedError:
-        image = Image.new("RGB", size, (236, 236, 232))
-        draw = ImageDraw.Draw(image)
-        pos, goal = (env.readings.get(name) for name in ("pos", "goal_pos"))
-        if pos is not None and goal is not None and pos.shape[-1] == goal.shape[-1] == 2:
-            scale = 0.4 * size[1] / max(1.0, float(env.readings["goal_pos"].abs().max()))
-            for point, colour in ((goal[sim], (26, 150, 60)), (pos[sim], (180, 40, 40))):
-                x, y = size[0] / 2 + scale * float(point[0]), size[1] / 2 - scale * float(point[1])
-                draw.ellipse((x - 7, y - 7, x + 7, y + 7), colour)
-        else:
-            lines = [f"{name} = {', '.join(f'{float(x):.2f}' for x in value[sim].flatten()[:5])}" for name, value in env.readings.items()]
-            draw.multiline_text((12, 12), "\n".join(lines[:10]), INK, _font(13))
-        return np.asarray(image)
+        return plan(env, sim, size)
+    assert env.tasks is not None and isinstance(env.simulator, RobotSimulator)
+    told = env.tasks[sim].named()
+    if "wind_speed" in told:
+        return _with_wind(picture, env.simulator.model, float(told["wind_speed"][0]), float(told["wind_angle"][0]))
+    return picture
 
 
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """One that knows more than ASCII; it comes with matplotlib."""
-    return ImageFont.truetype(findfont("DejaVu Sans"), size)
-
-
-def _with_caption(drawn: Picture, title: str, text: str, size: tuple[int, int], height: int) -> Picture:
-    image = Image.new("RGB", (size[0], size[1] + height), PAPER)
-    image.paste(Image.fromarray(drawn), (0, 0))
+def _with_wind(picture: Picture, model: mujoco.MjModel, speed: float, angle: float) -> Picture:
+    """With an arrow of the mean wind."""
+    image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
-    draw.text((8, size[1] + 4), title, INK, _font(14))
-    room = (height - 26) // 15
-    lines = textwrap.wrap(" ".join(text.split()), width=round(size[0] / 6.4))
-    shown = lines if len(lines) <= room else [*lines[: room - 1], lines[room - 1][:-2] + " …"]
-    draw.multiline_text((8, size[1] + 24), "\n".join(shown), INK, _font(11), spacing=2)
+    tail, tip = _wind_arrow(model, image.size, speed, angle)
+    heading = math.atan2(tip[1] - tail[1], tip[0] - tail[0])
+    for end in (tail, *((tip[0] + 10 * math.cos(heading + turn), tip[1] + 10 * math.sin(heading + turn)) for turn in (2.6, -2.6))):
+        draw.line((*tip, *end), WIND, 3)
+    draw.text(((tail[0] + tip[0]) / 2, max(tail[1], tip[1]) + 6), "wind", WIND, font(12), "ma")
     return np.asarray(image)
 
 
-def _grid(panels: Sequence[Picture], columns: int) -> Picture:
-    blank = np.full_like(panels[0], 255)
-    rows = [list(panels[i : i + columns]) for i in range(0, len(panels), columns)]
+def _wind_arrow(model: mujoco.MjModel, size: tuple[int, int], speed: float, angle: float) -> list[tuple[float, float]]:
+    """Pixels where the wind's arrow begins and ends.
+
+    Its middle lies on the scene's vertical axis, 1 m below what the first camera looks at, yet not below the floor. 10 m/s are as long as 0.4 of the way
+    to the camera.
+    """
+    turned, eye = np.zeros(9), model.cam_pos[0]
+    mujoco.mju_quat2Mat(turned, model.cam_quat[0])
+    axes = turned.reshape(3, 3)
+    height = eye[2] - axes[2, 2] * np.hypot(*eye[:2]) / np.hypot(*axes[:2, 2])  # of what it looks at
+    middle = np.array([0.0, 0.0, max(0.0, height - 1.0)])
+    half = 0.02 * speed * np.linalg.norm(middle - eye) * np.array([math.cos(angle), math.sin(angle), 0.0])
+    scale = 0.5 * size[1] / math.tan(math.radians(0.5 * model.cam_fovy[0]))
+    seen = [(middle + side * half - eye) @ axes for side in (-1, 1)]  # to the right, up, backwards
+    return [(size[0] / 2 - scale * x / z, size[1] / 2 + scale * y / z) for x, y, z in seen]
+
+
+def _captioned(panels: Sequence[tuple[Picture, str, str]], columns: int) -> Picture:
+    """Pictures of one size in rows, each with its title and its text below, for which there is as much room as the longest wants, in steps of 16 pixels."""
+    width = panels[0][0].shape[1]
+    texts = [textwrap.wrap(" ".join(text.split()), width=round(width / 6.4)) for _, _, text in panels]
+    height = 16 * math.ceil((30 + 14 * max(map(len, texts))) / 16)
+    cells = []
+    for (drawn, title, _), lines in zip(panels, texts, strict=True):
+        image = Image.new("RGB", (width, len(drawn) + height), PAPER)
+        image.paste(Image.fromarray(drawn), (0, 0))
+        draw = ImageDraw.Draw(image)
+        draw.text((8, len(drawn) + 4), title, INK, font(14))
+        for number, line in enumerate(lines):
+            draw.text((8, len(drawn) + 24 + 14 * number), line, INK, font(11))
+        cells.append(np.asarray(image))
+    blank = np.full_like(cells[0], 255)
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     return np.concatenate([np.concatenate(row + [blank] * (columns - len(row)), 1) for row in rows], 0)
 
 

@@ -85,6 +85,8 @@ def build(spec: mujoco.MjSpec) -> None:
         _picture(body, box, [0.25, 0.37, 0.24], [0.85, 0, -0.18], [0.8, 0.78, 0.72, 1])
         if name == "cupboard":
             _add_door(spec, body)
+            # what the tasks are about is too small in a picture of the whole kitchen
+            body.add_camera(name="closeup", pos=[HANDLE[0] - 0.1, 0, HANDLE[2] + 0.26], xyaxes=[0, -1, 0, 0.933, 0, 0.359], fovy=32)
         if name == "stove":
             for x, y, z in BURNERS:
                 _picture(body, cylinder, [0.08, 0.005, 0], [x, y, z - 0.05], [0.15, 0.15, 0.15, 1])
@@ -108,7 +110,7 @@ def _add_door(spec: mujoco.MjSpec, cupboard: mujoco.MjsBody) -> None:
     panel = door.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.01, HINGE_RADIUS, 0.15], pos=[0.04, 0, -0.03], mass=3.0, rgba=[0.55, 0.4, 0.25, 1])
     panel.contype, panel.conaffinity = 0, 0
     door.gravcomp = 1.0  # springs balance it, where it opens downwards
-    _add_hole(door, "handle", half=HANDLES["ring"])
+    _add_hole(door, "handle", half=HANDLES["ring"], rgba=(0.95, 0.8, 0.15, 1.0))
     door.add_site(name="handle", size=[0.005, 0, 0])
     _sense(spec, "door_qpos/hinge", "JOINTPOS", "JOINT", "door_hinge")
     _sense(spec, "door_qpos/slide", "JOINTPOS", "JOINT", "door_slide")
@@ -125,7 +127,10 @@ def _add_knob(spec: mujoco.MjSpec, stove: mujoco.MjsBody, name: str, place: tupl
     knob.add_site(name=name, pos=[-CRANK, 0, 0], size=[0.005, 0, 0])
 
 
-def _add_hole(body: mujoco.MjsBody, name: str, middle: tuple[float, float, float] = (0.0, 0.0, 0.0), half: tuple[float, float] = (_HOLE, _HOLE)) -> None:
+def _add_hole(
+    body: mujoco.MjsBody, name: str, middle: tuple[float, float, float] = (0.0, 0.0, 0.0), half: tuple[float, float] = (_HOLE, _HOLE),
+    rgba: tuple[float, ...] = (0.7, 0.7, 0.75, 1.0),
+) -> None:  # fmt: skip
     """Four walls around a hole for the peg, `half` its half widths from side to side and from front to back."""
     import mujoco
 
@@ -134,7 +139,7 @@ def _add_hole(body: mujoco.MjsBody, name: str, middle: tuple[float, float, float
         pos, size = [*middle], [along + 2 * _WALL, aside + 2 * _WALL, _DEPTH]
         pos[axis] += side * ((along, aside)[axis] + _WALL)
         size[axis] = _WALL
-        wall = body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=size, pos=pos, mass=0.02, contype=0, conaffinity=2, rgba=[0.7, 0.7, 0.75, 1])
+        wall = body.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=size, pos=pos, mass=0.02, contype=0, conaffinity=2, rgba=rgba)
         wall.name, wall.friction, wall.condim = f"{name}/{'xy'[axis]}{side}", [0.2, 0.0, 0.0], 3
 
 

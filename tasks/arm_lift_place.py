@@ -83,8 +83,9 @@ class ArmLiftPlace(Task):
             spec.add_sensor(name=name, type=kind, objtype=mujoco.mjtObj.mjOBJ_XBODY, objname="object")
         finger = self.arm.gripper_joint_names[0]
         spec.add_sensor(name="finger_pos", type=mujoco.mjtSensor.mjSENS_JOINTPOS, objtype=mujoco.mjtObj.mjOBJ_JOINT, objname=finger)
-        spec.worldbody.add_light(pos=[0.5, 0.0, 2.5])
-        spec.worldbody.add_camera(name="side", pos=[1.35, -0.1, 0.55], xyaxes=[0.1, 0.99, 0, -0.45, 0.05, 0.89])
+        # from the front, so that the shadow of the hand falls behind the object
+        spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=[1.5, -0.2, 1.0], dir=[-0.8, 0.25, -0.65], ambient=[0.15, 0.15, 0.15])
+        spec.worldbody.add_camera(name="side", pos=[0.94, -0.33, 0.34], xyaxes=[0.607, 0.795, 0, -0.364, 0.278, 0.889])
         return spec
 
     def apply(self, batch: mujoco.batch.Batch, values: Mapping[str, Any]) -> None:

@@ -105,7 +105,7 @@ class CarTrack(Task):
             mark = spec.worldbody.add_geom(name=f"mark_{number}", size=[0.03, 0, 0], contype=0, conaffinity=0, rgba=[0.95, 0.85, 0.2, 1])
             mark.pos = [2.5, 0, 0.02]
         spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=[0, 0, 6], dir=[0.2, 0.3, -1], castshadow=False)
-        spec.worldbody.add_camera(name="above", pos=[0, -5.5, 5.5], xyaxes=[1, 0, 0, 0, 0.707, 0.707])
+        spec.worldbody.add_camera(name="above", pos=[0, -5.0, 7.8], xyaxes=[1, 0, 0, 0, 0.866, 0.5])
         return spec
 
     def solver(self, option: mujoco.MjOption) -> None:

@@ -6,8 +6,10 @@ still reach a motor; never done. See `locomotion` for what today's MuJoCo change
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +18,9 @@ from metarl.tasks.half_cheetah import CheetahOfRllab, control_cost
 from metarl.tasks.half_cheetah_dir import CLEARLY
 from metarl.tasks.parameters import Param
 from metarl.tasks.task import Readings, Values
+
+if TYPE_CHECKING:
+    import mujoco.batch
 
 
 class HalfCheetahCripple(CheetahOfRllab):
@@ -28,6 +33,13 @@ class HalfCheetahCripple(CheetahOfRllab):
     horizon = 1000
     episodes_per_trial = 2
     reward_range = (-40.0, 40.0)
+
+    def apply(self, batch: mujoco.batch.Batch, values: Mapping[str, Any]) -> None:
+        """In pictures the limb behind the dead joint is red, as published."""
+        colours = batch.expand("geom_rgba")
+        colours[:] = batch.model.geom_rgba
+        bodies = np.array([batch.model.body(joint).id for joint in self.params[0].all_choices])
+        colours[batch.model.geom_bodyid == bodies[values["dead_joint"].astype(int)][:, None]] = (1.0, 0.0, 0.0, 1.0)
 
     def goals(self, values: Values, rng: torch.Generator) -> Readings:
         order = torch.tensor([self.action_names.index(joint) for joint in self.params[0].all_choices])

@@ -93,7 +93,7 @@ class Kitchen(Task):
         floor = spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 0.1], rgba=[0.8, 0.8, 0.78, 1])
         floor.contype, floor.conaffinity = 0, 0
         spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=[0, 0, 4], dir=[0.3, 0.2, -1], castshadow=False)
-        spec.worldbody.add_camera(name="above", pos=[-2.2, -1.6, 2.4], xyaxes=[0.55, -0.83, 0, 0.55, 0.37, 0.75])
+        spec.worldbody.add_camera(name="above", pos=[-1.1, -0.95, 3.65], xyaxes=[0.619, -0.785, 0, 0.72, 0.568, 0.399])
         return spec
 
     def apply(self, batch: mujoco.batch.Batch, values: Mapping[str, Any]) -> None:

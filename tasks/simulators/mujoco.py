@@ -156,11 +156,18 @@ class MujocoSimulator(RobotSimulator):
             self._renderer = mujoco.Renderer(self.model, height, width)
         # the renderer draws its own model: give it this simulation's shapes, sizes and colours
         self.batch.get_model(sim, self._renderer.model)
-        self._renderer.update_scene(self.batch.get_data(sim), self._camera())
-        return self._renderer.render()
+        picture = self._taken(sim, 0 if self.model.ncam else -1)
+        closeup = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_CAMERA, "closeup")
+        if closeup >= 0:  # what is too small in the picture lies in its corner
+            small = self._taken(sim, closeup)[::4, ::4]
+            picture[-len(small) - 4 :, -small.shape[1] - 4 :] = 255
+            picture[-len(small) - 2 : -2, -small.shape[1] - 2 : -2] = small
+        return picture
 
-    def _camera(self) -> mujoco.MjvCamera | int:
-        return 0 if self.model.ncam else -1
+    def _taken(self, sim: int, camera: int) -> NDArray[np.uint8]:
+        assert self._renderer is not None
+        self._renderer.update_scene(self.batch.get_data(sim), camera)
+        return self._renderer.render()
 
     def close(self) -> None:
         if self._renderer is not None:
