@@ -223,7 +223,7 @@ def interpolate(trajectory: JointTrajectory, start_qpos: Tensor, substeps: int) 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that does not exist: the nearest ones, then what is known; of a long list the near ones alone, or its beginning."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=NAMED, cutoff=0.4)
+    near = difflib.get_close_matches(name, known, n=NAMED, cutoff=0.4) if isinstance(name, str) else []  # None or a number is near to nothing
     hint = f"did you mean {' or '.join(filter(None, (', '.join(near[:-1]), near[-1])))}? " if near else ""
     if near and len(known) > NAMED:
         return ValueError(f"no {kind} is called {name!r}: {hint}{len(known)} are known")

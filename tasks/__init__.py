@@ -29,6 +29,8 @@ _NOT_TASKS = {
     "pushing", "rand_params", "rewards", "sensing", "shapes", "simulators", "strike", "task", "track", "wind",
 }  # fmt: skip
 
+_SAID = ("horizon", "episodes_per_trial", "decision_dt", "observed", "action_names", "reward_range")  # what the class of a task must say
+
 __all__ = ["SPLITS", "Param", "Task", "TaskBatch", "add_folder", "files", "make", "names", "unreadable"]
 
 
@@ -109,9 +111,28 @@ def make(name: str) -> Task:
     """The task distribution called `name`; a file may hold variants, called `file` or `file_variant`.
 
     Raises:
-        ValueError: no task has that name; the message lists the near ones, and files that could hold it but cannot be read.
+        ValueError: no task has that name; the message lists the near ones, and files that could hold it but cannot be read. Or its class leaves out
+            what every task must say.
         ImportError: its file cannot be read.
     """
+    kind = _find(name)
+    missing = ", ".join(f"`{what}`" for what in _left_out(kind))
+    if missing:
+        raise ValueError(f"the task {kind.name} in {inspect.getfile(kind)} has no {missing}: see metarl.tasks.Task for what it must have")
+    return kind()
+
+
+def _left_out(kind: type[Task]) -> list[str]:
+    """What a task must say and this one does not."""
+    from metarl.tasks.task import Task
+
+    world = [what for what, needed in (("dynamics", "analytic" in kind.simulators), ("build", {*kind.simulators} - {"analytic"})) if needed]
+    inherited = [what for what in world if getattr(kind, what) is getattr(Task, what)]
+    return [*(said for said in _SAID if not hasattr(kind, said)), *inherited, *sorted(kind.__abstractmethods__)]
+
+
+def _find(name: str) -> type[Task]:
+    """The class of the task called `name`; raises what `make` does."""
     for module in files():
         if isinstance(name, str) and (name == module or name.startswith(f"{module}_")):
             try:
@@ -121,15 +142,15 @@ def make(name: str) -> Task:
                     raise
                 continue  # it merely begins alike
             if name in variants:
-                return variants[name]()
+                return variants[name]
             for kind in variants.values():
                 if kind.arguments and name.startswith(_stem(kind)):
-                    return _with_numbers(kind, name)()
+                    return _with_numbers(kind, name)
             if name == module:
                 raise ValueError(f"no task is called {name!r}: {name}.py holds {', '.join(sorted(variants)) or 'no task'}")
     for module in files():
         if name in _named(_source(module)):  # in a file that is called otherwise
-            return _variants(module)[name]()
+            return _variants(module)[name]
     own = "" if os.environ.get("METARL_TASKS") else "; for one of your own, METARL_TASKS must name its folder"
     raise ValueError("; ".join([f"{unknown_name('task', name, names())}{own}", *unreadable()]))
 

@@ -68,9 +68,9 @@ class BatchedEnv:
     def __init__(
         self, task: Task, num_tasks: int, num_robots: int = 1, simulator: str = "", num_threads: int = 0, seed: int = 0, device: str | torch.device = "cpu"
     ) -> None:
-        for name, number in (("num_tasks", num_tasks), ("num_robots", num_robots)):
-            if number < 1:
-                raise ValueError(f"{name} is {number}, expected at least 1")
+        for name, number, least in (("num_tasks", num_tasks, 1), ("num_robots", num_robots, 1), ("num_threads", num_threads, 0)):
+            if number < least:
+                raise ValueError(f"{name} is {number}, expected at least {least}")
         self.task, self.spec = task, task.spec
         self.num_tasks, self.num_robots = num_tasks, num_robots
         self.device = torch.device(device)
@@ -133,6 +133,7 @@ class BatchedEnv:
         """One decision (M, R, A) of all robots.
 
         Raises:
+            TypeError: the action is no tensor.
             ValueError: the action has another shape, or is not finite.
             RuntimeError: no episode has begun, or the simulation blew up.
         """
@@ -186,6 +187,8 @@ class BatchedEnv:
         if self.elapsed < 0:
             raise RuntimeError("reset must come before step")
         expected = (self.num_tasks, self.num_robots, self.spec.action_size)
+        if not isinstance(action, Tensor):
+            raise TypeError(f"action is a {type(action).__module__}.{type(action).__name__}, expected a torch.Tensor (tasks, robots, actions) = {expected}")
         if tuple(action.shape) != expected:
             raise ValueError(f"action has shape {tuple(action.shape)}, expected (tasks, robots, actions) = {expected}")
         flat = action.detach().to("cpu", torch.float32).reshape(self.num_sims, -1)

@@ -82,7 +82,7 @@ class DmEnv(dm_env.Environment):  # type: ignore[misc]
         size = self.batched.spec.action_size
         if not self.batched.spec.discrete:
             return torch.as_tensor(action, dtype=torch.float32)[None, None]
-        if action.shape != () or not 0 <= int(action) < size:
+        if action.shape != () or action.item() not in range(size):
             raise ValueError(f"action is {action.tolist()}, expected a choice of 0 to {size - 1}")
         return torch.eye(size)[int(action)].expand(1, 1, size)
 

@@ -226,11 +226,11 @@ def register(name: str) -> str:
 
 
 def register_all(names: Iterable[str]) -> None:
-    """Make tasks known to Gymnasium; of one whose file cannot be read there is a warning."""
+    """Make tasks known to Gymnasium; of one whose file cannot be read, or that says too little, there is a warning."""
     for name in names:
         try:
             register(name)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:
             warnings.warn(str(error), stacklevel=2)
 
 
@@ -266,8 +266,12 @@ def _chosen_task(options: Mapping[str, Any] | None) -> int | TaskBatch | None:
     for name in options or {}:
         if name != "task":
             raise unknown_name("reset option", name, ["task"])
-    chosen: int | TaskBatch | None = (options or {}).get("task")
-    return chosen
+    chosen = (options or {}).get("task")
+    if isinstance(chosen, TaskBatch) or chosen is None:
+        return chosen
+    if not isinstance(chosen, int | np.integer):
+        raise ValueError(f"reset option 'task' is {chosen!r}, expected the number of a task in the split, or a TaskBatch")
+    return int(chosen)
 
 
 def _ends(step: Step, spec: EnvSpec) -> tuple[torch.Tensor, torch.Tensor]:

@@ -40,6 +40,10 @@ class Param:
         scale: "linear", or "log" to draw the logarithm uniformly.
         hidden: False where the observation shows the value anyway (a goal in plain view).
         limits: what the simulators accept, for a value given by hand; by default the hull of all ranges.
+
+    Raises:
+        ValueError: these contradict each other: a range or a choice out of distribution that training has, too, a range outside of `limits`, a nominal
+            value that is not allowed.
     """
 
     name: str
@@ -59,11 +63,37 @@ class Param:
             raise ValueError(f"parameter {self.name}: give either an interval `train` or `choices`")
         if self.scale not in ("linear", "log"):
             raise ValueError(f"parameter {self.name}: scale is {self.scale!r}, expected 'linear' or 'log'")
-        for low, high in [self.train, *self.ood_near, *self.ood_far] if self.train is not None else []:  # type: ignore[misc]
+        if self.choices:
+            self._check_choices()
+        else:
+            self._check_ranges()
+        try:
+            self.encode(self.nominal)
+        except ValueError as error:
+            raise ValueError(f"parameter {self.name}: its nominal value is none: {error}") from None
+
+    def _check_choices(self) -> None:
+        for where in ("choices", "ood_near", "ood_far"):
+            given = getattr(self, where)
+            found = f"parameter {self.name}: `{where}` is {', '.join(map(str, given))}, expected"
+            if len(set(given)) < len(given):
+                raise ValueError(f"{found} each choice once")
+            if where != "choices" and not set(given).isdisjoint(self.choices):
+                raise ValueError(f"{found} choices that training has not: {', '.join(self.choices)}")
+
+    def _check_ranges(self) -> None:
+        ranges: list[tuple[str, Any]] = [("train", self.train), *(("ood_near", r) for r in self.ood_near), *(("ood_far", r) for r in self.ood_far)]
+        least, most = ranges[0][1]
+        for where, (low, high) in ranges:
+            found = f"parameter {self.name}: the range {low, high} of `{where}`"
             if not low < high:
-                raise ValueError(f"parameter {self.name}: the range {low, high} is empty, expected (low, high)")
-        if self.train is not None and self.scale == "log" and self.train[0] <= 0:
-            raise ValueError(f"parameter {self.name}: a log scale needs a positive range, found {self.train}")
+                raise ValueError(f"{found} is empty, expected (low, high)")
+            if self.scale == "log" and low <= 0:
+                raise ValueError(f"{found} does not fit: a log scale needs a positive range")
+            if where != "train" and low < most and least < high:
+                raise ValueError(f"{found} overlaps that of `train`, {self.train}: expected one beside it")
+            if not self.allowed[0] <= low < high <= self.allowed[1]:
+                raise ValueError(f"{found} is not within `limits` = {self.limits}")
 
     @property
     def all_choices(self) -> tuple[str, ...]:
@@ -102,7 +132,7 @@ class Param:
         allowed = f"allowed is {low:g} to {high:g} {self.unit}".rstrip()
         try:
             number = float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             raise ValueError(f"{self.name} = {value!r} is no number: {allowed}") from None
         if not low <= number <= high:  # also refuses NaN
             raise ValueError(f"{self.name} = {number:g} {self.unit}".rstrip() + f": {allowed}")
@@ -151,6 +181,12 @@ class TaskBatch:
     values: NDArray[np.float64]
     ids: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if len({p.name for p in self.params}) < len(self.params):
+            names = [p.name for p in self.params]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"{self.task} has several parameters called {', '.join(twice)}: expected names that differ")
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -196,14 +232,17 @@ def from_json(text: str, task: str, params: tuple[Param, ...]) -> TaskBatch:
     """The batch that `TaskBatch.to_json` wrote.
 
     Raises:
-        ValueError: it is of another task, or a value is missing, unknown or out of range.
+        ValueError: it is something else, or of another task, or a value is missing, unknown or out of range.
     """
     data = json.loads(text)
+    given = data.get("tasks") if isinstance(data, dict) else None
+    if not isinstance(given, list) or not all(isinstance(t, dict) and isinstance(t.get("values"), dict) and "id" in t for t in given):
+        raise ValueError(f'no tasks are in {text[:60]!r}: expected {{"task": NAME, "tasks": [{{"id": ID, "values": {{NAME: VALUE ...}}}} ...]}}')
     if data.get("task") != task:
         raise ValueError(f"these tasks are of {data.get('task')!r}, expected {task!r}")
-    rows = [encode_values(params, t["values"]) for t in data["tasks"]]
+    rows = [encode_values(params, t["values"]) for t in given]
     values = np.array(rows, dtype=np.float64).reshape(len(rows), len(params))
-    return TaskBatch(task, params, values, tuple(t["id"] for t in data["tasks"]))
+    return TaskBatch(task, params, values, tuple(t["id"] for t in given))
 
 
 def encode_values(params: tuple[Param, ...], values: Mapping[str, float | str], fill: bool = False) -> list[float]:
@@ -223,7 +262,8 @@ def encode_values(params: tuple[Param, ...], values: Mapping[str, float | str], 
 
 def custom(task: str, version: int, params: tuple[Param, ...], rows: Iterable[Mapping[str, float | str]]) -> TaskBatch:
     """Tasks with values given by hand; parameters not named take their nominal value."""
-    values = np.array([encode_values(params, row, fill=True) for row in rows], dtype=np.float64).reshape(-1, len(params))
+    encoded = [encode_values(params, row, fill=True) for row in rows]
+    values = np.array(encoded, dtype=np.float64).reshape(len(encoded), len(params))
     hashes = [hashlib.blake2b(row.tobytes(), digest_size=6).hexdigest() for row in values]
     return TaskBatch(task, params, values, tuple(f"{task}/v{version}:custom:{h}" for h in hashes))
 

@@ -128,8 +128,10 @@ class Task(ABC):
         """Tasks start ... start + num_tasks - 1 of a split.
 
         Raises:
-            ValueError: the split is unknown, or it is a published set of tasks that has fewer.
+            ValueError: the split is unknown, it is a published set of tasks that has fewer, or `num_tasks` is negative.
         """
+        if num_tasks < 0:
+            raise ValueError(f"num_tasks is {num_tasks}, expected at least 0")
         indices = range(start, start + num_tasks)
         if self.published:
             return parameters.listed(self.name, self.version, self.params, self.published, indices, split)
@@ -251,7 +253,7 @@ class Task(ABC):
 
     def dynamics(self, readings: Readings, action: Tensor, values: Values, rng: torch.Generator) -> Readings:
         """Next state of an analytic task; a pure function but for what chance decides, which is drawn from `rng` for all N at once."""
-        raise NotImplementedError(f"{self.name} is not analytic")
+        raise NotImplementedError(f"{self.name} has no `dynamics`")
 
     def sense(self, readings: Readings, values: Values) -> Readings:
         """What the robot's imperfect sensors make of the true readings. In simulation only: on a robot the world does it."""
@@ -265,7 +267,10 @@ class Task(ABC):
 
     def observation(self, readings: Readings) -> Tensor:
         """(..., O) from what is sensed; by default the readings named in `observed`, one after another."""
-        return torch.cat([readings[name] for name in self.observed], -1)
+        try:
+            return torch.cat([readings[name] for name in self.observed], -1)
+        except KeyError as missing:
+            raise ValueError(f"{self.name} observes {missing}: there is no reading of that name, but {', '.join(readings)}") from None
 
     def command(self, action: Tensor, readings: Readings) -> JointTrajectory | Controls | Tensor:
         """The motion that an action (..., A) in [-1, 1] stands for, planned from what is sensed; an analytic task takes the action itself."""

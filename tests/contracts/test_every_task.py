@@ -43,9 +43,9 @@ DRAWN = {
         "gain": 0.7241792607441656,
     },
     "hopper_rand_params_physical": {
-        "density_torso": 0.3447470396474365, "density_thigh": 1.043469921033339, "density_leg": 1.0624700138074503, "density_foot": 1.0630636206646196,
-        "damping_thigh_joint": 0.4853497664231642, "damping_leg_joint": 0.5427026822168575, "damping_foot_joint": 1.6565005838872044,
-        "friction_floor": 0.6633498861444601, "friction_foot_geom": 3.0242022493570717,
+        "density_torso": 3.3631459280551175, "density_thigh": 3.2048004677337802, "density_leg": 1.212312230144711, "density_foot": 0.739488354725633,
+        "damping_thigh_joint": 1.9950721582916942, "damping_leg_joint": 2.037670081015013, "damping_foot_joint": 0.8543769111924958,
+        "friction_floor": 2.2593142376325828, "friction_foot_geom": 1.2641978221521861,
     },
     "car_track": {
         "friction": 0.7957302356661056, "patch_friction": 0.15654049435975625, "patch_angle": 2.9251627855276254, "wind_speed": 0.09016871730668163,
@@ -72,38 +72,35 @@ DRAWN = {
     "point_navigation": {"goal_x": -0.1452546857089284, "goal_y": -0.23688126745418703},
     "sparse_point_varibad": {"angle": 2.2288573958499893},
 }  # fmt: skip
-# Pairs of tasks that differ in a hidden goal alone: before the reward tells them apart nothing may.
-HIDDEN_GOALS = {
-    "arm_push_hidden_goal": ({"target_distance": 0.1, "target_angle": -1.0}, {"target_distance": 0.22, "target_angle": 1.0}),
-    "point_navigation": ({"goal_x": 0.45}, {"goal_x": -0.45}),
-    "sparse_point_varibad": ({"angle": 0.1}, {"angle": 3.0}),
-    "half_cheetah_dir": ({"direction": "forward"}, {"direction": "backward"}),
-    "half_cheetah_dir_promp": ({"direction": "forward"}, {"direction": "backward"}),
-    "half_cheetah_dir_maml": ({"direction": "forward"}, {"direction": "backward"}),
-    "half_cheetah_vel": ({"velocity": 0.0}, {"velocity": 3.0}),
-    "half_cheetah_vel_pearl": ({"velocity": 0.0}, {"velocity": 3.0}),
-    "half_cheetah_vel_promp": ({"velocity": 0.0}, {"velocity": 3.0}),
-    "half_cheetah_vel_maml": ({"velocity": 0.0}, {"velocity": 2.0}),
-    "ant_dir": ({"angle": 0.0}, {"angle": 3.1}),
-    "ant_dir_forward_backward": ({"direction": "forward"}, {"direction": "backward"}),
-    "ant_dir_promp": ({"direction": "forward"}, {"direction": "backward"}),
-    "ant_dir_varibad": ({"direction": "-1"}, {"direction": "+1"}),
-    "ant_goal": ({"angle": 0.0}, {"angle": 3.1}),
-    "ant_goal_pearl": ({"area": 0.0}, {"area": 1.0}),
-    "humanoid_dir": ({"angle": 0.0}, {"angle": 3.1}),
-    "humanoid_dir_pearl": ({"angle": 0.0}, {"angle": 3.1}),
+# Parameters that say what is asked and nothing else: where they are hidden, nothing but the reward may tell of them.
+GOALS = ("angle", "area", "direction", "goal", "goal_x", "goal_y", "target_angle", "target_distance", "velocity")
+# Hidden parameters that the first observation is meant to depend on, by the parts of it that do: a camera that is wrong, what can be seen of an object,
+# how far one sees through fog, posts that are near, the pose in which a body has come to rest.
+_CAMERA = ("camera_yaw", "camera_x", "camera_y", "camera_z")
+_SEEN_FROM_THE_ARM = dict.fromkeys(("target_pos", "target_from_tool"), _CAMERA)
+_POSTS = tuple(f"post_{number}_{what}" for number in range(4) for what in ("angle", "aside"))
+SHOWN = {
+    **dict.fromkeys(("arm_reach", "arm_reach_jaco", "arm_reach_ur5e"), _SEEN_FROM_THE_ARM),
+    **dict.fromkeys(("arm_slide", "arm_slide_jaco"), dict.fromkeys(("object_xy", "target_from_object"), _CAMERA)),
+    "arm_push": dict.fromkeys(("target", "target_from_tool", "object_from_tool", "target_from_object"), _CAMERA),
+    "arm_lift_place": {"object_from_tool": ("shape", "half_width")},
+    "car_track": {"waypoints": ("visibility",)},
+    "car_track_obstacles": {"waypoints": ("visibility",), "lidar": ("visibility", *_POSTS)},
+    "dm_suite_cheetah_run": dict.fromkeys(("position", "velocity"), ("mass", "friction", "damping", "gravity")),
 }
-# How many tasks there are where all parameters are choices. Published so: who meets them in training is tested on the same.
-OF_CHOICES_ALONE = {
-    **dict.fromkeys(("ant_dir_forward_backward", "ant_dir_promp", "ant_dir_varibad", "half_cheetah_dir", "half_cheetah_dir_maml", "half_cheetah_dir_promp"), 2),
+# How many tasks there are where all parameters are choices, or a publication drew no others to test. Who meets them in training is tested on the same.
+SAME_TO_TEST = {
+    **dict.fromkeys(("ant_dir_forward_backward", "ant_dir_promp", "ant_dir_varibad"), 2),
+    **dict.fromkeys(("half_cheetah_dir", "half_cheetah_dir_maml", "half_cheetah_dir_pearl", "half_cheetah_dir_promp"), 2),
+    "ant_dir_pearl": 2,
     "half_cheetah_cripple": 5,
     "grid_navi": 21,
 }
 # Parts of published observations that are what they are: with components that never change, or in units of their own.
 AS_PUBLISHED = {
-    **dict.fromkeys(("half_cheetah_dir", "half_cheetah_vel", "half_cheetah_vel_pearl"), ("torso_pos",)),
+    **dict.fromkeys(("half_cheetah_dir", "half_cheetah_dir_pearl", "half_cheetah_vel", "half_cheetah_vel_pearl"), ("torso_pos",)),
     **dict.fromkeys(("half_cheetah_dir_maml", "half_cheetah_vel_maml", "half_cheetah_cripple"), ("com_pos",)),
-    **dict.fromkeys(("ant_dir_promp", "ant_goal", "ant_goal_pearl"), ("cfrc_ext",)),
+    **dict.fromkeys(("ant_dir_promp", "ant_goal", "ant_goal_pearl", "ant_goal_varibad"), ("cfrc_ext",)),
     **dict.fromkeys(("humanoid_dir", "humanoid_dir_pearl"), ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")),
 }
 
@@ -113,6 +110,28 @@ every_task = pytest.mark.parametrize("name", tasks.names())
 def up_to(task, number, split="train", seed=0):
     """That many tasks of a split, or all where it is a published set of fewer."""
     return task.sample(min(number, len(task.published.get(split, range(number)))), split, seed)
+
+
+def some(task, indices, split="train"):
+    """Tasks of a split by their numbers, counted over again where it is a published set of fewer."""
+    size = len(task.published.get(split, range(max(indices) + 1)))
+    return task.sample(size, split)[[i % size for i in indices]]
+
+
+def some_values(param):
+    """All choices, or three numbers of the training range that no symmetry maps onto each other."""
+    if param.choices:
+        return param.all_choices
+    low, high = param.train
+    return low, low + 0.3 * (high - low), high
+
+
+def custom(task, values):
+    """A task for each of some pairs of a parameter and its value, all others nominal; quicker than `Task.custom` where there are hundreds."""
+    rows, names = np.repeat(task.custom([{}]).values, len(values), 0), [p.name for p in task.params]
+    for row, (param, value) in zip(rows, values, strict=True):
+        row[names.index(param.name)] = param.encode(value)
+    return tasks.TaskBatch(task.name, task.params, rows, tuple(map(str, range(len(rows)))))
 
 
 def random_actions(env: BatchedEnv, steps: int, seed: int = 0) -> torch.Tensor:
@@ -138,7 +157,7 @@ def play(env: BatchedEnv, batch, actions, expert=None):
 def played(request):
     """Tasks of all splits of a distribution under random actions."""
     task = tasks.make(request.param)
-    batch = task.sample(0).concatenate([task.sample(8, split) for split in task.splits])
+    batch = task.sample(0).concatenate([some(task, range(8), split) for split in task.splits])
     env = BatchedEnv(task, len(batch), seed=0)
     expert = task.expert if task.has_expert else None  # what takes skill to see does not change under random actions
     steps = 3 if task.horizon == 1 else STEPS if expert is None else task.horizon
@@ -160,7 +179,7 @@ def test_what_a_task_says_of_itself_fits_together(played):
         assert spec.joint_names == robots.load(task.robot_name).joint_names
         assert spec.control_dt == pytest.approx(round(spec.control_dt / task.physics_dt) * task.physics_dt)
         assert set(task.simulators) == {"mujoco", "pybullet"}
-    assert {"task_ids": len(set(batch.ids))} == {"task_ids": len(batch)}
+    assert {"task_ids": len(set(batch.ids))} == {"task_ids": sum(len(up_to(task, 8, split)) for split in task.splits)}
 
 
 def test_observations_and_rewards_are_finite_and_rewards_in_range(played):
@@ -206,33 +225,45 @@ def test_success_means_a_small_error(played):
         assert error[success].max() < error[~success].min()
 
 
-@every_task
-def test_same_seed_same_trajectory(name):
-    task = tasks.make(name)
-    first, again = (BatchedEnv(task, 3, 2, seed=5, num_threads=threads) for threads in (1, 2))
-    actions = random_actions(first, 4)
-    batch = task.sample(3)
+@pytest.mark.parametrize(("name", "simulator"), [(name, simulator) for name in tasks.names() for simulator in tasks.make(name).simulators])
+def test_a_robot_does_the_same_again_whatever_its_neighbours_do(name, simulator):
+    """From the same seed all do the same, with any number of threads; the first does so among neighbours with other tasks and other actions, too."""
+    task, threads = tasks.make(name), 1 if simulator == "pybullet" else 2  # there each one is a process, which begins for seconds
+    first, again = (BatchedEnv(task, 3, simulator=simulator, seed=5, num_threads=number) for number in (1, threads))
+    batch, actions = some(task, range(3)), random_actions(first, min(4, task.horizon))
+    among_others = batch.concatenate([batch[:1], some(task, range(2), task.splits[-1])])
+    alone = actions.clone()
+    alone[:, 1:] = -alone[:, 1:]
     (obs, steps), (obs_again, steps_again) = play(first, batch, actions), play(again, batch, actions)
+    again.rng.manual_seed(5)
+    obs_alone, steps_alone = play(again, among_others, alone)
+    first.close()
+    again.close()
     torch.testing.assert_close(obs, obs_again, rtol=0, atol=0)
     for one, two in zip(steps, steps_again, strict=True):
         torch.testing.assert_close(one.reward, two.reward, rtol=0, atol=0)
+    lasts = 1 + next((i for i, step in enumerate(steps) if not step.valid[0] or (step.terminated | step.truncated)[0]), len(steps) - 1)
+    torch.testing.assert_close(obs[: lasts + 1, 0], obs_alone[: lasts + 1, 0], rtol=0, atol=0)
+    for one, two in zip(steps[:lasts], steps_alone, strict=False):
+        torch.testing.assert_close(one.reward[0], two.reward[0], rtol=0, atol=0)
 
 
 @every_task
 def test_setting_tasks_twice_is_setting_them_once(name):
     task = tasks.make(name)
     once, twice = BatchedEnv(task, 4, seed=1), BatchedEnv(task, 4, seed=1)
-    twice.set_tasks(task.sample(4, split=task.splits[-1], start=6))
-    twice.set_tasks(task.sample(4, start=4))
-    actions = random_actions(once, 2)
-    torch.testing.assert_close(play(once, task.sample(4), actions)[0], play(twice, task.sample(4), actions)[0], rtol=0, atol=0)
+    twice.set_tasks(some(task, range(6, 10), task.splits[-1]))
+    twice.set_tasks(some(task, range(4, 8)))
+    actions, batch = random_actions(once, 2), some(task, range(4))
+    torch.testing.assert_close(play(once, batch, actions)[0], play(twice, batch, actions)[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", HIDDEN_GOALS)
+@pytest.mark.parametrize("name", [name for name in tasks.names() if any(p.hidden and p.name in GOALS for p in tasks.make(name).params)])
 def test_a_hidden_goal_shows_in_the_reward_alone(name):
     task, seen, rewards = tasks.make(name), [], []
-    for row in HIDDEN_GOALS[name]:  # one after the other, so that both begin where chance puts the first
+    for end in (0, 1):  # one after the other, so that both begin where chance puts the first
         env = BatchedEnv(task, 1, num_threads=1)
+        row = {p.name: some_values(p)[end] for p in task.params if p.hidden and p.name in GOALS}
         obs, steps = play(env, task.custom([row]), random_actions(env, STEPS))
         seen.append(obs)
         goal = env.readings.get("goal_pos", torch.zeros(1, 0))
@@ -244,20 +275,33 @@ def test_a_hidden_goal_shows_in_the_reward_alone(name):
         action = torch.zeros(1, task.spec.action_size)
         assert task.reward(at_goal, action, at_goal) > task.reward(elsewhere, action, elsewhere) + 0.5
     else:
-        assert (rewards[0] - rewards[1]).abs().max() > 0.1
+        assert (rewards[0] - rewards[1]).abs().max() > 0.05
 
 
 @every_task
-def test_hidden_values_are_not_in_the_first_observation(name):
+def test_the_first_observation_depends_on_nothing_hidden_but_what_is_meant_to_show(name):
     task = tasks.make(name)
-    hidden = [p.name for p in task.params if p.hidden and p.train]
-    batch = up_to(task, 256)
+    pairs = [(p, some_values(p)[0], other) for p in task.params if p.hidden for other in some_values(p)[1:]]
+    env, seen = BatchedEnv(task, len(pairs), num_threads=1), []
+    for end in (1, 2):
+        env.rng.manual_seed(0)
+        seen.append(play(env, custom(task, [(pair[0], pair[end]) for pair in pairs]), [])[0][0])
+    parts = zip(env.spec.obs_names, *(obs.split(env.spec.obs_sizes, -1) for obs in seen), strict=True)
+    differ = {part: {pairs[row][0].name for row in (one != other).any(-1).nonzero()[:, 0]} for part, one, other in parts}
+    told = {part: sorted(names - set(SHOWN.get(name, {}).get(part, ()))) for part, names in differ.items()}
+    assert {part: names for part, names in told.items() if names} == {}, f"parts of {name}'s first observation depend on what is hidden"
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_what_the_first_observation_shows_of_a_hidden_value_is_not_the_value(name):
+    """At most what is left of it by where chance and other parameters put things: no component of the observation goes with it."""
+    task = tasks.make(name)
+    batch = task.sample(256)
     env = BatchedEnv(task, len(batch))
     obs, _ = play(env, batch, [])
-    for param in hidden:
-        both = np.column_stack([np.asarray(batch.column(param), float), obs[0].numpy()])
-        varied = both[:, both.std(0) > 1e-9]
-        told = np.abs(np.corrcoef(varied.T)[0, 1:]) if varied.shape[1] > 1 else np.zeros(1)
+    for param in sorted({name for names in SHOWN[name].values() for name in names} & {p.name for p in task.params}):
+        both = np.column_stack([batch.column(param), obs[0].numpy()])
+        told = np.abs(np.corrcoef(both[:, both.std(0) > 1e-9].T)[0, 1:])
         assert told.max() < 0.95, f"the first observation tells {param}: they correlate by {told.max():.3f}"
 
 
@@ -265,13 +309,13 @@ def test_hidden_values_are_not_in_the_first_observation(name):
 def test_train_and_iid_share_no_task(name):
     task = tasks.make(name)
     train, iid = ({tuple(row) for row in up_to(task, 300, split).values} for split in ("train", "iid"))
-    if name in OF_CHOICES_ALONE:
+    if name in SAME_TO_TEST:
         assert train == iid
-        assert len(train) == OF_CHOICES_ALONE[name]
+        assert len(train) == SAME_TO_TEST[name]
     else:
         assert not all(p.choices for p in task.params)
         assert len(train | iid) == len(up_to(task, 300, "train")) + len(up_to(task, 300, "iid"))
-    assert not set(task.sample(9, "train").ids) & set(task.sample(9, "iid").ids)
+    assert not set(up_to(task, 9, "train").ids) & set(up_to(task, 9, "iid").ids)
 
 
 @pytest.mark.parametrize("name", ["kitchen", "kitchen_grid"])
@@ -315,11 +359,11 @@ def test_tasks_stay_what_they_were(name):
 @every_task
 def test_json_sentences_and_custom_values(name):
     task = tasks.make(name)
-    drawn = task.sample(5, task.splits[-1])
+    drawn = up_to(task, 5, task.splits[-1])
     again = task.from_json(drawn.to_json())
     np.testing.assert_array_equal(again.values, drawn.values)
     assert again.ids == drawn.ids
-    for i in range(5):
+    for i in range(len(drawn)):
         sentence = drawn.describe(i)
         told = [p for p in task.params if p.text]
         assert sentence.startswith(f"Task {drawn.ids[i]}: " if told else f"Task {drawn.ids[i]}.")
@@ -339,11 +383,12 @@ def test_other_processes_draw_the_same_tasks_in_any_order():
     code = """
 import json
 from metarl import tasks
-print(json.dumps({name: [tasks.make(name).sample(3, "iid", seed=2, start=s).values.tolist() for s in (6, 3)] for name in reversed(tasks.names())}))
+names = [name for name in reversed(tasks.names()) if len(tasks.make(name).published.get("iid", range(9))) >= 9]
+print(json.dumps({name: [tasks.make(name).sample(3, "iid", seed=2, start=s).values.tolist() for s in (6, 3)] for name in names}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     theirs = json.loads(done.stdout)
-    assert set(theirs) == set(tasks.names())
+    assert set(theirs) == set(tasks.names()) - {"ant_dir_pearl"}, "of which there are two"
     for name, (late, early) in theirs.items():
         values = up_to(tasks.make(name), 80, "iid", seed=2).values
         np.testing.assert_array_equal(late, values[6:9])

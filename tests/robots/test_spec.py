@@ -59,6 +59,11 @@ def test_unknown_names_list_the_near_ones_first():
     assert str(unknown_name("robot", "xyz", ["car"])) == "no robot is called 'xyz': known are car"
 
 
+def test_what_is_no_name_is_near_to_none():
+    for name in (None, 3):
+        assert str(unknown_name("split", name, ["train", "iid"])) == f"no split is called {name!r}: known are train, iid"
+
+
 def test_a_long_list_of_names_is_cut():
     known = [f"x{number}" for number in range(43)]
     assert str(unknown_name("task", "abc", known)) == "no task is called 'abc': known are x0, x1, x2, x3, x4 and 38 more"

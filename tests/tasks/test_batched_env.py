@@ -1,6 +1,7 @@
 import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -288,6 +289,19 @@ def test_a_task_that_gives_the_wrong_shape_is_named(method, wrong, said):
     with pytest.raises(ValueError, match=said):
         env.reset()
         env.step(torch.zeros(2, 2, 2))
+
+
+def test_actions_that_are_no_tensors():
+    env = countdown([1.0, 2.0])
+    env.reset()
+    for action, kind in ((np.zeros((2, 1, 1)), "numpy.ndarray"), ([[[0.0]], [[0.0]]], "builtins.list")):
+        with pytest.raises(TypeError, match=re.escape(f"action is a {kind}, expected a torch.Tensor (tasks, robots, actions) = (2, 1, 1)")):
+            env.step(action)
+
+
+def test_fewer_threads_than_none():
+    with pytest.raises(ValueError, match=r"^num_threads is -1, expected at least 0$"):
+        BatchedEnv(PointNavigation(), 1, num_threads=-1)
 
 
 def test_no_tasks_are_no_environment():

@@ -65,8 +65,11 @@ def test_time_being_up_is_not_an_end_by_itself():
 def test_actions_that_are_refused():
     with pytest.raises(ValueError, match="action has shape"):
         begun(DmEnv("half_cheetah_vel")).step(np.zeros(5))
-    with pytest.raises(ValueError, match="action is 5, expected a choice of 0 to 4"):
-        begun(DmEnv("grid_navi")).step(5)
+    env = begun(DmEnv("grid_navi"))
+    for action in (5, -1, 1.5, float("nan"), "up"):
+        with pytest.raises(ValueError, match=f"^action is {action}, expected a choice of 0 to 4$"):
+            env.step(action)
+    assert env.step(np.int64(4)).mid()
 
 
 def begun(env):

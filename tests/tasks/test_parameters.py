@@ -16,6 +16,7 @@ from rich.console import Console
 from metarl import tasks
 from metarl.describe import describe
 from metarl.tasks import gymnasium, parameters
+from metarl.tasks.batched_env import BatchedEnv
 from metarl.tasks.parameters import SPLITS, Param, TaskBatch
 from metarl.tasks.task import EnvSpec
 
@@ -108,6 +109,7 @@ def test_unknown_split_and_split_without_a_range():
         ({"mass": math.nan}, r"mass = nan kg: allowed is 0.05 to 0.8 kg"),
         ({"mass": math.inf}, r"mass = inf kg: allowed is 0.05 to 0.8 kg"),
         ({"turn": 3.1}, r"turn = 3.1 rad: allowed is -1 to 3 rad"),
+        ({"mass": None}, r"^mass = None is no number: allowed is 0.05 to 0.8 kg$"),
         ({"mass": "heavy"}, r"^mass = 'heavy' is no number: allowed is 0.05 to 0.8 kg$"),
         ({"shape": "bull"}, r"no shape is called 'bull': did you mean ball.* known are box, cylinder, ball"),
         ({"weight": 0.2}, r"no parameter is called 'weight': .*known are mass, shape, turn"),
@@ -139,11 +141,27 @@ def test_limits_allow_more_than_the_splits():
         ({"train": (0.0, 1.0), "choices": ("a",)}, "give either an interval `train` or `choices`"),
         ({"train": (0.0, 1.0), "scale": "cubic"}, "scale is 'cubic', expected 'linear' or 'log'"),
         ({"train": (0.0, 1.0), "scale": "log"}, "a log scale needs a positive range"),
+        ({"train": (0.1, 1.0), "scale": "log", "ood_near": ((-1.0, 0.1),)}, r"range \(-1.0, 0.1\) of `ood_near` does not fit: a log scale needs"),
+        ({"train": (1.0, 0.0)}, r"the range \(1.0, 0.0\) of `train` is empty"),
+        ({"train": (0.0, 1.0), "ood_far": ((0.2, 0.9),)}, r"range \(0.2, 0.9\) of `ood_far` overlaps that of `train`, \(0.0, 1.0\): expected one beside it"),
+        ({"train": (0.0, 1.0), "ood_near": ((0.9, 1.2),)}, r"range \(0.9, 1.2\) of `ood_near` overlaps"),
+        ({"train": (0.1, 1.0), "limits": (0.2, 0.5)}, r"range \(0.1, 1.0\) of `train` is not within `limits` = \(0.2, 0.5\)"),
+        ({"train": (0.1, 1.0), "ood_far": ((1.0, 3.0),), "limits": (0.0, 2.0)}, r"range \(1.0, 3.0\) of `ood_far` is not within"),
+        ({"train": (0.0, 1.0), "nominal": 5.0}, "its nominal value is none: x = 5: allowed is 0 to 1"),
+        ({"choices": ("a", "b"), "nominal": "z"}, "its nominal value is none: no x is called 'z': known are a, b"),
+        ({"choices": ("a", "b", "a"), "nominal": "a"}, "`choices` is a, b, a, expected each choice once"),
+        ({"choices": ("a", "b"), "ood_far": ("c", "b"), "nominal": "a"}, "`ood_far` is c, b, expected choices that training has not: a, b"),
     ],
 )
 def test_parameters_that_make_no_sense(fields, message):
-    with pytest.raises(ValueError, match=message):
-        Param("x", "", "{}", nominal=0.5, **fields)
+    with pytest.raises(ValueError, match=f"parameter x: .*{message}"):
+        Param("x", "", "{}", **{"nominal": 0.5, **fields})
+
+
+def test_two_parameters_of_one_name_are_refused():
+    for make in (lambda params: parameters.sample("toy", 1, params, range(3), "train", 0), lambda params: parameters.custom("toy", 1, params, [{}])):
+        with pytest.raises(ValueError, match=r"^toy has several parameters called mass: expected names that differ$"):
+            make((MASS, TURN, MASS))
 
 
 def test_normalised_puts_the_training_range_on_minus_one_to_one():
@@ -182,6 +200,19 @@ def test_json_gives_the_same_batch_back_exactly(split, seed):
 def test_json_of_no_tasks():
     none = parameters.from_json(draw(0, "train").to_json(), "toy", PARAMS)
     assert none.values.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"task": "toy"}', '{"task": "toy", "tasks": 3}', '{"task": "toy", "tasks": [{"id": "x"}]}', '{"tasks": [{"values": {}}]}']
+)
+def test_json_of_something_else(text):
+    with pytest.raises(ValueError, match=r'^no tasks are in .*: expected {"task": NAME, "tasks": '):
+        parameters.from_json(text, "toy", PARAMS)
+
+
+def test_a_negative_number_of_tasks():
+    with pytest.raises(ValueError, match=r"^num_tasks is -3, expected at least 0$"):
+        tasks.make("arm_reach").sample(-3)
 
 
 def test_json_that_is_refused():
@@ -283,6 +314,66 @@ def test_a_task_file_that_is_called_otherwise(tmp_path, monkeypatch):
         tasks.make("my_file")
     with pytest.raises(ValueError, match=r"^no task is called 'my_file'"):
         describe("my_file", Console())
+
+
+OF_ITS_OWN = """
+import torch
+from metarl.tasks.task import Task
+
+class Bare(Task):
+    name = "bare"
+    simulators = ("analytic",)
+    horizon = 3
+    episodes_per_trial = 2
+    decision_dt = 1.0
+    observed = {"pos": 1}
+    action_names = ("speed",)
+    reward_range = (0.0, 1.0)
+
+    def start(self, values, rng):
+        return {"pos": torch.zeros(1, 1)}
+
+    def dynamics(self, readings, action, values, rng):
+        return {"pos": readings["pos"] + action}
+
+    def reward(self, readings, action, next_readings):
+        return 0 * action[:, 0]
+
+    def success(self, readings):
+        return readings["pos"][:, 0] > 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        (("horizon = 3", ""), "`horizon`"),
+        (("reward_range = (0.0, 1.0)", ""), "`reward_range`"),
+        (("dynamics", "dynamic"), "`dynamics`"),
+        (('("analytic",)', '("mujoco",)'), "`build`"),
+        (("def success", "def succeeded"), "`success`"),
+        (("observed", "observes"), "`observed`"),
+    ],
+)
+def test_what_a_task_forgets_to_say_is_named(change, missing, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "__path__", list(tasks.__path__))
+    file = tmp_path / f"bare_{missing.strip('`')}.py"
+    file.write_text(OF_ITS_OWN.replace(*change))
+    with pytest.warns(UserWarning, match=f"the task bare in {file} has no {missing}"):  # by Gymnasium's face
+        tasks.add_folder(tmp_path)
+    for ask in (tasks.make, lambda name: describe(name, Console())):
+        with pytest.raises(ValueError, match=rf"^the task bare in {file} has no {missing}: see metarl.tasks.Task for what it must have$"):
+            ask("bare")
+
+
+def test_a_reading_that_there_is_not_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "__path__", list(tasks.__path__))
+    (tmp_path / "bare.py").write_text(OF_ITS_OWN.replace('{"pos": 1}', '{"pos": 1, "vel": 1}'))
+    tasks.add_folder(tmp_path)
+    env = BatchedEnv(tasks.make("bare"), 1)
+    env.set_tasks(env.task.custom([{}]))
+    with pytest.raises(ValueError, match=r"^bare observes 'vel': there is no reading of that name, but pos, last_action$"):
+        env.reset()
 
 
 def test_folders_named_by_the_environment(tmp_path):
