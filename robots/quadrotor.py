@@ -123,4 +123,5 @@ SPEC = VehicleSpec(
     of_twist=of_twist,
     safe=safe,
     prefix="",
+    command_topic="rates_thrust",  # never cmd_vel: whoever listens there reads newtons as m/s upwards
 )

@@ -6,12 +6,13 @@ while a trajectory is on its way, for films; `robot_description`, latched; /cloc
 whose message is the stamp in ns from which on readings belong to the new episode; `~/reset` (Trigger), which begins it anew whatever has happened;
 `~/set_pause` (SetBool); `~/step` (Trigger), `steps` periods while it is paused.
 Parameters: task, simulator, split, index, seed; joint_names, command_topic, state_topic; pace; command_timeout (s); steps; and each of the task's own,
-e.g. payload, at any time, inside of its limits: the status says when it holds.
+e.g. payload, at any time, inside of its limits: the answer and the status say when it holds. PyBullet takes new masses and shapes with the next episode.
 
 Two paces. lockstep: time passes only while a command is carried out, but every repetition is stamped 1 ns later: it shows that the robot is still
 there. A vehicle's command must answer the present readings. realtime: from the first command of an episode on, time passes as on the wall; an arm
-does not wait for it for ever, because whoever has died and come back may have missed it. The last command holds; when commands cease, a vehicle is
-brought to rest and an arm keeps its last set-point.
+does not wait for it for ever, because whoever has died and come back may have missed it. A trajectory is on its way step by step, and whatever comes
+meanwhile is heard: a command takes its place, as a stop does. The last command holds; when commands cease, a vehicle is brought to rest and an arm
+keeps its last set-point.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from std_srvs.srv import SetBool, Trigger
 from torch import Tensor
 
 from metarl import tasks
-from metarl.robots.spec import Controls, VehicleSpec
+from metarl.robots.spec import Controls, JointTrajectory, VehicleSpec
 from metarl.ros_nodes import messages, readings, runtime
 from metarl.ros_nodes.channels import channels
 from metarl.ros_nodes.limits import Limits, check_form
@@ -44,7 +45,7 @@ from metarl.tasks.simulators.urdf import robot_urdf
 from metarl.tasks.task import Readings
 
 PACES = ("lockstep", "realtime")
-OWN_PERIOD, ALL_PERIOD = 0.02, 0.1  # s between repetitions while nothing happens
+OWN_PERIOD, ALL_PERIOD = 0.02, 0.1  # s between repetitions while nothing happens, and in real time where decisions are longer
 FRAME, TICK = 40_000_000, 1_000_000  # ns of simulated time: between two frames; from one episode to the next
 BEHIND = 0.2  # s that the simulation may lag behind the wall before it gives up catching up
 WAIT = 3.0  # s that an arm waits for the first command of an episode in real time; then time passes without it, for it may have been lost
@@ -76,6 +77,7 @@ class SimNode:
         self._told: tuple[float, ...] = ()  # a vehicle's last command, and its stamp
         self._answered = 0
         self._goals: Readings = {}  # that are asked for in the next episode
+        self._step, self._long = round(task.physics_dt * 1e9), task.decision_dt > ALL_PERIOD  # ns; whether readings at the ends of decisions are too few
         self.status = runtime.Status(node)
         self.transforms = Transforms(node)
         self._publish_description()
@@ -156,17 +158,21 @@ class SimNode:
             self._publish()
 
     def _on_frame(self, qpos: Tensor, qvel: Tensor) -> None:
-        """A trajectory is on its way."""
+        """A trajectory is on its way, in lockstep."""
         self._stamp += FRAME
-        channel, _, publisher = self._says[self.wire.state_topic]
-        if self.pace == "realtime":
-            self._steps += 1
-            time.sleep(max(0.0, self._began + self._steps * FRAME * 1e-9 - runtime.steady_now()))
-        publisher.publish(channel.say(self.world.moving, self._stamp))
+        self._show()
+
+    def _show(self) -> None:
+        """What moves, between the ends of two decisions."""
+        self._say_moving()
         for body, shown in self._shown.items():
             pose = messages.pose(self.world.moving, body, self._stamp, self.wire.frame)
             shown.publish(pose)
             self.transforms.tell(pose, body)
+
+    def _say_moving(self) -> None:
+        channel, _, publisher = self._says[self.wire.state_topic]
+        publisher.publish(channel.say(self.world.moving, self._stamp))
         self._tell_time()
 
     # ---- what is asked for ------------------------------------------------------------------------------------------------
@@ -219,7 +225,7 @@ class SimNode:
             response.success = True
         else:
             for _ in range(steps * self.world.period):
-                self._advance(1)
+                self._advance()
             response.success = True
         return response
 
@@ -235,12 +241,10 @@ class SimNode:
             at_once = self.world.change(wanted)
         except (ValueError, TypeError) as error:
             return SetParametersResult(successful=False, reason=str(error))
-        told, when = (
-            ", ".join(f"{k} = {v}" for k, v in wanted.items()),
-            "at once" if at_once else "wind and sensing at once, masses and motors with the next episode",
-        )
+        told = ", ".join(f"{k} = {v}" for k, v in wanted.items())
+        when = "at once" if at_once else "masses and shapes with the next episode, all else at once"
         self.status.publish(f"the hidden task has changed: {told} ({when})")
-        return SetParametersResult(successful=True)
+        return SetParametersResult(successful=True, reason=when)
 
     # ---- commands ---------------------------------------------------------------------------------------------------------
 
@@ -262,15 +266,15 @@ class SimNode:
             self.status.refused(rejected.reason, f"command: {rejected}")
             return
         self._told, self._answered = tuple(command.qpos[-1].tolist()), command.stamp
-        if self.pace == "realtime" and len(command.time) == 1:
+        if self.pace == "realtime":
             self._heard, self._silent = runtime.steady_now(), False
-            self.world.hold(decided)
-            if not self._running:
-                self._running = True
-                self._resume_clock()
+            if isinstance(decided, JointTrajectory) and len(command.time) > 1:
+                self.world.follow(decided)
+            else:
+                self.world.hold(decided)
+            self._run()
             return
         task, begun, duration = self.world.task, self._stamp, float(command.time[-1])
-        self._resume_clock()
         self.world.execute(decided)
         if not self.world.at_rest:  # the simulator has waited as long as the task allows
             duration += task.settle_time
@@ -285,10 +289,16 @@ class SimNode:
             raise Rejected("out_of_order", f"a command that answers what was seen at {stamp} ns, the present readings are of {self._since} ns")
         if self.pace == "realtime" and stamp <= self._answered:
             raise Rejected("out_of_order", f"a command that answers what was seen at {stamp} ns, after one that answers {self._answered} ns")
-        if self._stamp - stamp > self.timeout * 1e9 and self.pace == "realtime":
-            raise Rejected("stale_command", f"a command that answers what was seen {(self._stamp - stamp) * 1e-9:.3f} s ago, allowed are {self.timeout:.3f} s")
+        if self._since - stamp > self.timeout * 1e9 and self.pace == "realtime":
+            raise Rejected("stale_command", f"a command that answers what was seen {(self._since - stamp) * 1e-9:.3f} s ago, allowed are {self.timeout:.3f} s")
 
     # ---- time -------------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        """From now on time passes."""
+        if not self._running:
+            self._running = True
+            self._resume_clock()
 
     def _resume_clock(self) -> None:
         self._began, self._steps = runtime.steady_now(), 0
@@ -299,8 +309,7 @@ class SimNode:
             return
         if not self._running:
             if isinstance(self.wire, ArmWire) and runtime.steady_now() - self._still_since > WAIT:
-                self._running = True
-                self._resume_clock()
+                self._run()
             return
         dt = self.world.task.physics_dt
         due = int((runtime.steady_now() - self._began) / dt) - self._steps
@@ -310,14 +319,31 @@ class SimNode:
             return
         for _ in range(due):
             self._steps += 1
-            self._advance(1)
+            self._advance()
 
-    def _advance(self, steps: int) -> None:
-        if self.world.advance(steps):
-            self._stamp += round(self.world.task.decision_dt * 1e9)
+    def _advance(self) -> None:
+        """One step of physics, and what there is to say after it."""
+        over = self.world.advance(1)
+        self._stamp += self._step
+        if over:
             self._since = self._stamp
             self._publish()
             self._watch()
+        elif self._long:
+            self._say_between()
+
+    def _say_between(self) -> None:
+        """What a robot and its sensors go on saying while a decision is open; whoever judges hears nothing until it is over, as in lockstep."""
+
+        def due(period: float) -> bool:  # ns
+            return (self._stamp - self._since) % period < self._step
+
+        if not self.world.under_way and due(ALL_PERIOD * 1e9):
+            self.world.look()
+            self._publish()
+        elif due(OWN_PERIOD * 1e9):
+            self.world.glance()
+            self._show() if due(FRAME) else self._say_moving()
 
     def _watch(self) -> None:
         """What a robot's own controller does when commands cease."""

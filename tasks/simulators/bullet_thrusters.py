@@ -97,10 +97,14 @@ class ThrusterForces:
     def __init__(self, thrusters: Sequence[Thrusters], timestep: float) -> None:
         self.body = thrusters[0].body
         self._ctrl, self._dt = thrusters[0].ctrl, timestep
-        names = ("place", "com", "inertia", "gear", "gain", "bias", "lag", "ctrl_range", "force_range")
-        self._tables = {name: np.stack([getattr(t, name) for t in thrusters]) for name in names}
+        self._tables = {name: np.stack([getattr(t, name) for t in thrusters]) for name in ("place", "com", "inertia")}
         self._tables["turn"] = np.stack([rotation(t.place[3:]) for t in thrusters])
+        self.tune(thrusters)
         self._followed = np.zeros(self._tables["gain"].shape)
+
+    def tune(self, thrusters: Sequence[Thrusters]) -> None:
+        """Take over what motors do, of the same body; they go on from what they follow."""
+        self._tables |= {name: np.stack([getattr(t, name) for t in thrusters]) for name in ("gear", "gain", "bias", "lag", "ctrl_range", "force_range")}
 
     def reset(self, ctrl: Array) -> None:
         """The motors have long followed the commands (n, C)."""

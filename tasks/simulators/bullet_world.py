@@ -64,11 +64,8 @@ class World:
         for t, tree in enumerate(scene.trees):
             self._place(t, tree.pose)
             self._quieten(self._bodies[t])
-            if tree.joints:  # Bullet's own motors: off, but for dry friction, which is a motor that wants to stand still
-                bullet.setJointMotorControlArray(
-                    self._bodies[t], self._movable[t], bullet.VELOCITY_CONTROL, forces=tree.joints.frictionloss.tolist(), physicsClientId=client
-                )
         self._let_touch(scene)
+        self.tune(scene)
         self._sensors, self._camera = scene.sensors, scene.camera
         self._fresh = bullet.saveState(physicsClientId=client)
 
@@ -80,7 +77,7 @@ class World:
             bullet.changeDynamics(body, link, jointDamping=0.0, physicsClientId=self._client)
 
     def _let_touch(self, scene: Scene) -> None:
-        """Those pairs of links collide that the scene names, with the friction it gives, and no others."""
+        """Those pairs of links collide that the scene names, and no others."""
         touching = {frozenset(pair) for pair in scene.touching}
         links = [(t, name) for t, numbers in enumerate(self._links) for name in numbers]
         for one, other in combinations(links, 2):
@@ -88,6 +85,13 @@ class World:
             bullet.setCollisionFilterPair(
                 self._bodies[one[0]], self._bodies[other[0]], self._number(one), self._number(other), allowed, physicsClientId=self._client
             )
+
+    def tune(self, scene: Scene) -> None:
+        """Take over the frictions of a scene that has the same bodies: of what touches, and in joints."""
+        for t, tree in enumerate(scene.trees):
+            if tree.joints:  # Bullet's own motors: off, but for dry friction, which is a motor that wants to stand still
+                loss = tree.joints.frictionloss.tolist()
+                bullet.setJointMotorControlArray(self._bodies[t], self._movable[t], bullet.VELOCITY_CONTROL, forces=loss, physicsClientId=self._client)
         for link, friction in scene.friction.items():
             bullet.changeDynamics(self._bodies[link[0]], self._number(link), lateralFriction=friction, physicsClientId=self._client)
         for link, spinning in scene.spinning.items():

@@ -52,6 +52,15 @@ class Worlds:
                 self._forces[t] = JointForces(joints)
                 self._compensated[t] = [self._bench.load(j.compensated, s.gravity) for j, s in zip(joints, scenes, strict=True)]
 
+    def tune(self, scenes: Sequence[Scene]) -> None:
+        """Take over motors, springs and frictions while the worlds go on; masses and shapes stay."""
+        for world, scene in zip(self._worlds, scenes, strict=True):
+            world.tune(scene)
+        for k, thrusters in enumerate(self._thrusters.values()):
+            thrusters.tune([scene.thrusters[k] for scene in scenes])
+        for t, forces in self._forces.items():
+            forces.tune([joints for scene in scenes if (joints := scene.trees[t].joints) is not None])
+
     def reset(self, joints: Mapping[int, tuple[Array, Array | None]], roots: Mapping[int, tuple[Array, Array | None]], ctrl: Array) -> None:
         """Everything where it is told, or as it was loaded.
 
@@ -167,8 +176,12 @@ class JointForces:
         self._joint, self._ctrl = joints[0].actuator_joint, joints[0].actuator_ctrl
         self._onto = np.eye(len(joints[0].names))[self._joint]  # (A, J): sums what several actuators do to a joint
         self._coupling = joints[0].coupling
-        fields = ("coupling_stiffness", "damping", "stiffness", "spring", "gain", "gear", "bias", "ctrl_range", "force_range")
         self.driven = np.zeros((len(joints), len(joints[0].names)))  # by actuators, in the last step
+        self.tune(joints)
+
+    def tune(self, joints: Sequence[Joints]) -> None:
+        """Take over what actuators, springs and damping do."""
+        fields = ("coupling_stiffness", "damping", "stiffness", "spring", "gain", "gear", "bias", "ctrl_range", "force_range")
         self._tables = {name: np.stack([getattr(j, name) for j in joints]) for name in fields}
 
     def compute(self, chosen: NDArray[np.int_], qpos: Array, qvel: Array, ctrl: Array) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ loaded; actuators, springs and weight compensation act as they do there. What re
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import mujoco
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.tasks.simulators.bullet_scene import link_of, read_scene
+from metarl.tasks.simulators.bullet_scene import Scene, link_of, read_scene
 from metarl.tasks.simulators.bullet_worlds import LocalWorlds, RemoteWorlds
 from metarl.tasks.simulators.mujoco import as_readings, body_named, compile_scene, reading_sizes
 from metarl.tasks.simulators.simulator import RobotSimulator, joint_columns
@@ -40,12 +41,21 @@ class PybulletSimulator(RobotSimulator):
         self._shards = [slice(int(part[0]), int(part[-1]) + 1) for part in np.array_split(np.arange(num_sims), len(self._workers))]
 
     def set_tasks(self, values: dict[str, NDArray[np.float64]]) -> None:
+        scenes = self._scenes(values)
+        self._trees, self._bodies = scenes[0].trees, [_bodies(scene) for scene in scenes]
+        self._each("load", lambda shard: (scenes[shard],))
+
+    def adjust(self, values: dict[str, NDArray[np.float64]]) -> bool:
+        """Motors, springs, damping and frictions change at once; Bullet cannot shift a body's centre of mass, nor give it another shape."""
+        scenes = self._scenes(values)
+        self._each("tune", lambda shard: (scenes[shard],))
+        return [_bodies(scene) for scene in scenes] == self._bodies
+
+    def _scenes(self, values: dict[str, NDArray[np.float64]]) -> list[Scene]:
         batch = mujoco.batch.Batch(self.model, self.num_sims, 1)
         self.task.apply(batch, values)
         batch.set_const()
-        scenes = [read_scene(batch.get_model(i), self.robot) for i in range(self.num_sims)]
-        self._trees = scenes[0].trees
-        self._each("load", lambda shard: (scenes[shard],))
+        return [read_scene(batch.get_model(i), self.robot) for i in range(self.num_sims)]
 
     def reset(self, start: Readings, goals: Readings) -> Readings:
         if "qpos" in start:
@@ -137,6 +147,11 @@ class PybulletSimulator(RobotSimulator):
             if isinstance(answer, Exception):
                 raise answer
         return answers
+
+
+def _bodies(scene: Scene) -> list[tuple[str, list[float]]]:
+    """All of a scene that its worlds must be loaded anew for."""
+    return [(re.sub(r"<dynamics[^>]*>", "", tree.document), tree.pose.tolist()) for tree in scene.trees]
 
 
 def _rows(states: dict[int, State], shard: slice) -> dict[int, State]:

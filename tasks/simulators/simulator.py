@@ -161,16 +161,25 @@ class RobotSimulator(Simulator):
 
     last_qpos: Tensor  # (N, J) where the last trajectory ended
 
+    def curve(self, command: JointTrajectory) -> tuple[Tensor, Tensor]:
+        """What a trajectory is in each of its S' steps of physics, from where the last one ended: poses (N, S', J) and what the actuators get (N, S', U)."""
+        substeps = self._substeps(command)
+        if command.qpos.shape[-2] == 1:
+            return command.qpos.expand(-1, substeps, -1), self.held(command).unsqueeze(-2).expand(-1, substeps, -1)
+        qpos, qvel = interpolate(command, self.last_qpos, substeps)
+        ctrl = self.ctrl_of(qpos + self.damping_ratio * qvel)
+        if command.gripper is not None:
+            ctrl[..., self._gripper] = command.gripper.repeat_interleave(substeps, -2)
+        return qpos, ctrl
+
+    def _substeps(self, command: JointTrajectory) -> int:
+        return max(1, round(command.dt / self.task.physics_dt))
+
     def _trace(self, command: JointTrajectory, mask: Tensor | None) -> None:
-        substeps = max(1, round(command.dt / self.task.physics_dt))
         if command.qpos.shape[-2] == 1:  # a control loop's command: held for the tick
-            self._filmed(self.held(command), substeps, mask)
+            self._filmed(self.held(command), self._substeps(command), mask)
         else:
-            qpos, qvel = interpolate(command, self.last_qpos, substeps)
-            ctrl = self.ctrl_of(qpos + self.damping_ratio * qvel)
-            if command.gripper is not None:
-                ctrl[..., self._gripper] = command.gripper.repeat_interleave(substeps, -2)
-            self.follow(ctrl, mask)
+            self.follow(self.curve(command)[1], mask)
         self.last_qpos = command.qpos[:, -1]
 
     def _warm_up(self) -> None:

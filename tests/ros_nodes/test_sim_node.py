@@ -3,6 +3,7 @@
 
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,15 +16,17 @@ from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Imu, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Bool, Float64MultiArray, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from metarl import robots
+from metarl import meta_parameters, robots, tasks
 from metarl.ros_nodes import messages, runtime
-from metarl.ros_nodes.graph import Domain, Graph, NodeSpec, config_file
+from metarl.ros_nodes.graph import Arm, Domain, Graph, NodeSpec, arm, config_file
+from metarl.ros_nodes.limits import Command
 from metarl.ros_nodes.sim_node import WAIT
 
 # ROS's message packages import a parser that imports what Python has deprecated
@@ -111,8 +114,8 @@ def start():
             world = {"task": "quadrotor_track", "simulator": "mujoco", "pace": pace, "wind_speed": 0.0, "command_timeout": 1.0}
             graph = Graph((NodeSpec("sim", "sim_node", world),), domain).__enter__()
             open_.append((domain, graph))
-            found[pace] = Other(domain, graph, HEARD, {"cmd_vel": TwistStamped})
-            found[pace].until(lambda: found[pace].heard["odom"] and found[pace].mouth["cmd_vel"].get_subscription_count(), "the quadrotor")
+            found[pace] = Other(domain, graph, HEARD, {QUADROTOR.command_topic: TwistStamped})
+            found[pace].until(lambda: found[pace].heard["odom"] and found[pace].mouth[QUADROTOR.command_topic].get_subscription_count(), "the quadrotor")
         return found[pace]
 
     yield make
@@ -133,7 +136,7 @@ def height(message):
 
 def fly(other, answers, thrust=1.5):
     values = (QUADROTOR.rest[0] * thrust, 0.0, 0.0, 0.0)
-    other.mouth["cmd_vel"].publish(messages.twist_command(QUADROTOR.twist_of(values), answers))
+    other.mouth[QUADROTOR.command_topic].publish(messages.twist_command(QUADROTOR.twist_of(values), answers))
 
 
 def test_lockstep_time_passes_by_commands_alone(start):
@@ -227,8 +230,6 @@ def test_arm7_answers_to_the_fr3s_names():
             text = other.heard["robot_description"][0].data
             assert all(f'<joint name="{name}"' in text for name in names)
             assert '<joint name="panda_joint' not in text
-            from metarl.ros_nodes.limits import Command
-
             now = np.array(other.heard["joint_states"][-1].position)
             command = Command(0, np.array([0.02]), now[None] + 0.01, np.zeros((1, 7)))
             mouth = other.mouth["fr3_arm_controller/joint_trajectory"]
@@ -261,3 +262,98 @@ def test_an_arm_in_real_time_does_not_wait_for_ever_for_its_first_command():
             assert simulated < 0.01 + max(0.0, time.monotonic() - asked - WAIT)  # where this process was held up, it may be over
         other.until(lambda: passed(begun) > 0.1, "time to pass again")
         other.close()
+
+
+def test_an_arm_on_its_way_in_real_time_hears_pause_step_and_another_episode():
+    robot, world = robots.load("arm7"), {"task": "arm_slide", "simulator": "mujoco", "pace": "realtime"}
+    with Domain() as domain, Graph((NodeSpec("sim", "sim_node", world),), domain) as graph:
+        heard = {robot.state_topic: (JointState, runtime.STREAM_IN)}
+        other = Other(domain, graph, heard, {robot.command_topic: JointTrajectory})
+        mouth, turned = other.mouth[robot.command_topic], lambda: other.heard[robot.state_topic][-1].position[0] - home[0]
+        home = np.array(other.next(robot.state_topic).position)
+        other.until(lambda: mouth.get_subscription_count() == 1, "the controller")
+        u, by = np.arange(1, 101)[:, None] / 100, 0.6 * np.eye(7)[0]
+        far = Command(1, 60 * u[:, 0], home + by * u**2 * (3 - 2 * u), by * 6 * u * (1 - u) / 60)  # a minute to turn the first joint
+        mouth.publish(messages.command_message(far, robot.joint_names))
+        other.until(lambda: turned() > 0.01, "the arm to be on its way")
+        assert other.ask("set_pause", data=True).success
+        other.spin(0.3)
+        held, there = stamp(other.heard[robot.state_topic][-1]), turned()
+        assert there < 0.5
+        other.spin(0.5)
+        assert stamp(other.heard[robot.state_topic][-1]) == held
+        assert other.ask("step").success
+        other.until(lambda: stamp(other.heard[robot.state_topic][-1]) > held + 3_450_000_000, "a decision's time")
+        assert there < turned() < there + 0.06
+        assert other.ask("set_pause", data=False).success
+        assert other.ask("begin_episode").success
+        other.next(robot.state_topic, 3)
+        assert abs(turned()) < 1e-3
+        other.close()
+
+
+# ---- a stop in mid-motion ---------------------------------------------------------------------------------------------------
+
+SLOW_SLIDE = """
+from metarl.tasks.arm_slide import ArmSlide
+
+class SlowSlide(ArmSlide):
+    # far from the object, so that the arm is on its way for 12 s
+
+    name = "slow_slide"
+    ready = (0.5, -0.4, 0.03)
+    approach = 12.0
+"""
+
+
+@pytest.fixture
+def slow_slide(tmp_path, monkeypatch, small_algorithm):
+    """The nodes of arm_slide in real time with a long way to the object, and meta-parameters that nothing has trained."""
+    (tmp_path / "slow_slide.py").write_text(SLOW_SLIDE)
+    monkeypatch.setattr(tasks, "__path__", list(tasks.__path__))
+    monkeypatch.setenv("METARL_TASKS", str(tmp_path))
+    tasks.add_folder(tmp_path)
+    file = str(tmp_path / "slow_slide.safetensors")
+    meta_parameters.save(file, small_algorithm("rl2", "slow_slide"), "rl2", 0)
+    nodes = arm(Arm(file, "slow_slide", "mujoco", pace="realtime", episodes=1), observers=2)
+    # a busy machine may keep joint states from the safety node for as long as it likes: it is the person who stops the arm here
+    return tuple(replace(n, parameters={**n.parameters, "state_timeout": 60.0}) if n.name == "safety" else n for n in nodes)
+
+
+def test_an_arm_in_real_time_obeys_an_emergency_stop_in_mid_motion_and_the_trial_says_so(domain, listen, slow_slide):
+    robot, every = robots.load("arm7"), QoSProfile(depth=1000)
+    topics = {robot.state_topic: (JointState, every), robot.command_topic: (JointTrajectory, every), "task/events": (Float64MultiArray, runtime.HISTORY)}
+    topics |= {f"{name}/status": (DiagnosticArray, runtime.LATCHED) for name in ("safety", "task")}
+    with listen(domain, topics, {"estop": Bool}) as ear, Graph(slow_slide, domain) as running:
+        states, sent = ear.heard[robot.state_topic], ear.heard[robot.command_topic]
+        until = lambda true, what: ear.until(lambda: running.finished("sim") or true(), what)  # noqa: E731
+        until(lambda: states and ear.last("safety/status") and ear.mouth["estop"].get_subscription_count(), "the robot and its guard")
+        ear.node.create_subscription(Float64MultiArray, "task/events", lambda _: None, runtime.HISTORY)  # whom the trial has waited for
+        until(lambda: sent and np.abs(states[-1].velocity).max() > 0.04, "the arm to be on its way")
+        ear.mouth["estop"].publish(Bool(data=True))
+        until(lambda: len(sent[-1].points) == 1, "the stop")
+        motion, hold = sent[0].points, np.array(sent[-1].points[0].positions)
+        stands = lambda m: np.abs(m.velocity).max() < 0.01 and np.abs(np.array(m.position) - hold).max() < 0.01  # noqa: E731
+        until(lambda: stands(states[-1]), "the arm to stand within its braking distance")
+        stood = len(states)
+        until(lambda: "the safety node, which has stopped the robot" in ear.last("task/status").get("message", ""), "the trial to say so")
+        assert ear.last("safety/status")["stop_cause"] == "estop"
+        until(lambda: len(states) > stood + 50, "the arm to say for a second that it stands")
+        assert all(stands(m) for m in states[stood:])
+        ear.mouth["estop"].publish(Bool(data=False))
+        reset = ear.node.create_client(Trigger, "safety/reset")
+        until(reset.service_is_ready, "the reset")
+
+        def is_reset():
+            asked = reset.call_async(Trigger.Request())
+            until(asked.done, "an answer")
+            return asked.result().success
+
+        until(is_reset, "the button to be let go")
+        until(lambda: ear.heard["task/events"] and messages.to_event(ear.heard["task/events"][-1]).ends, "the trial to go on")
+    end = np.array(motion[-1].positions)
+    began = next(stamp(m) for m in states if np.abs(m.velocity).max() > 0.02)
+    assert np.abs(hold - end).max() > 0.1  # it was stopped well before the end
+    assert stamp(states[stood]) - began < messages.to_stamp(motion[-1].time_from_start)
+    gaps = np.diff([stamp(m) for m in states if stamp(m) > began])
+    assert np.median(gaps) == 20_000_000  # joint states go on at their rate, before the stop and after it

@@ -82,8 +82,8 @@ def test_narrower_limits_count_and_wider_ones_do_not():
     [
         ({"joint_names": FR3[:-1]}, "arm7 has 7 joints, each with a name of its own"),
         ({"joint_names": (*FR3[:-1], FR3[0])}, "each with a name of its own"),
-        ({"lower": [0.0], "upper": [1.0]}, "1 lower and 1 upper limits for the 7 joints of arm7"),
-        ({"lower": [0.1] * 7, "upper": [9.0] * 7}, "panda_joint1 cannot stand at its rest pose 0.0"),
+        ({"lower": [0.0], "upper": [1.0]}, "1 lower and 1 upper limits for the 7 joints of arm7: panda_joint1"),
+        ({"lower": [0.1] * 7, "upper": [9.0] * 7}, "between 0.1 and 2.8973, panda_joint1 of arm7 cannot be at rest, 0.0"),
     ],
 )
 def test_what_does_not_fit_is_refused(given, text):
@@ -91,8 +91,31 @@ def test_what_does_not_fit_is_refused(given, text):
         wire("arm7", **given)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("robot", ["car", "quadrotor"])
+def test_no_number_of_a_twist_may_be_none(robot, wrong):
+    """Not even one that this vehicle does not look at: an infinite yaw rate would be full lock."""
+    hung, names = wire(robot), [f"{part}.{axis}" for part in ("linear", "angular") for axis in "xyz"]
+    for forward in (1.0, 0.0):
+        for i, name in enumerate(names):
+            numbers = [forward, 0.0, 0.0, 0.0, 0.0, 0.0]
+            numbers[i] = wrong
+            with pytest.raises(Rejected, match=f"not_finite: {name} is {wrong}"):
+                hung.command(messages.twist_command(tuple(numbers), 5))
+
+
+def test_a_vehicle_is_narrowed_and_never_widened():
+    assert wire("car", lower=(0.0, -0.1), upper=(0.5, 9.0)).robot.command_limits == ((0.0, 0.5), (-0.1, 0.4))
+    with pytest.raises(ValueError, match="1 lower and 2 upper limits for the 2 commands of car: speed, steer"):
+        wire("car", lower=(0.0,), upper=(0.5, 0.1))
+    with pytest.raises(ValueError, match=r"between 1.0 and 4.0, speed of car cannot be at rest, 0.0"):
+        wire("car", lower=(1.0, -0.4), upper=(9.0, 0.4))
+    assert wire("quadrotor", lower=(4.0, -1.0, -1.0, -1.0), upper=(12.0, 1.0, 1.0, 1.0)).robot.command_limits == ((4.0, 12.0), *((-1.0, 1.0),) * 3)
+
+
 def test_only_what_can_be_driven_has_a_wire(monkeypatch):
     assert wire("car").command_topic == "cmd_vel"
+    assert wire("quadrotor").command_topic == "rates_thrust"  # newtons, which a listener to cmd_vel would read as m/s
     assert wire("quadrotor", state_topic="mavros/odom").state_topic == "mavros/odom"
     with pytest.raises(ValueError, match="it has no joints to be named"):
         wire("car", ("a",))
