@@ -79,7 +79,7 @@ _RECURRENT: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _RECURRENT["kitchen_handles"] = _RECURRENT["kitchen"] | {"iterations": 250}
 _RECURRENT["arm_reach_ur5e"] = _RECURRENT["arm_reach"]
-_RECURRENT["car_track_obstacles"] = _RECURRENT["car_track"]
+_RECURRENT["car_track_obstacles"] = _RECURRENT["car_track"] | {"iterations": 300}
 _RECURRENT["half_cheetah_dir"] = _RECURRENT["half_cheetah_vel_pearl"] | {"iterations": 120}
 
 
