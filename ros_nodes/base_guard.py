@@ -117,7 +117,7 @@ class BaseGuard:
             Rejected: stale_state.
         """
         if self._lost:
-            raise Rejected("stale_state", f"the {self.source} has jumped: where the robot is, nobody knows")
+            raise Rejected("stale_state", f"the {self.source} is not believed, where the robot is, nobody knows ({self.stop_cause})")
         if self.measured is None:
             raise Rejected("stale_state", f"no {self.source} has arrived yet")
         age = now - self.measured.arrival
@@ -134,6 +134,19 @@ class BaseGuard:
         step = min(dt, max(SPARE * dt + passed - self._ahead, 0.0))
         self._judged, self._ahead = measured.stamp, max(self._ahead + step - passed, 0.0)
         return step
+
+    def _lose(self, cause: Rejected) -> None:
+        """Where the robot is, nobody knows: stopped, and what is measured is not believed, until it is reset by hand."""
+        self._lost, self.state, self.stop_cause = True, State.STOPPED, str(cause)
+
+    def _check_stopped(self) -> None:
+        """Whoever resets a robot forgets what it is doing: while it does something, nobody could brake it any more.
+
+        Raises:
+            Rejected: not_stopped.
+        """
+        if self.state is not State.STOPPED:
+            raise Rejected("not_stopped", f"there is nothing to reset, the robot is {self.state}")
 
     def repeats(self, stamp: int) -> bool:
         """Whether a command stamped so (ns) is the one again that was accepted last."""

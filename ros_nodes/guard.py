@@ -7,6 +7,7 @@ change the joints' speed faster than they can is cut to what they can, for a pol
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,7 +23,11 @@ SAG = 0.02  # rad or m by which a load may draw a joint away from where the last
 HELD_BAND = 0.1  # rad or m that a load may draw a joint away from the pose that is held; further away, somebody has moved it
 TOO_FAST = 1.5  # times its speed limit, at which no joint moves: braking from there would lead it where it never was
 OVERLOAD_TIME = 0.1  # s that a joint may push harder than its limit
+# rad or m: how far a trajectory may lead a joint while all of them stand still, and what is no standing still; in simulation, hands that are in the way of
+# doors included, it comes to 0.05. And s by which a controller may be late
+LED, STILL, LATE = 0.1, 0.01, 0.3
 UNNUMBERED = (0, 2**64 - 1)  # how middlewares say that they do not number messages
+LOST = 10  # messages of one publisher, one after the other, that may be lost on the way
 TAKEOVER = 0.5  # s of silence after which another publisher may speak: the one before was started anew
 
 
@@ -50,6 +55,8 @@ class Guard(BaseGuard):
     _held: Command | None = None
     _said: tuple[Command, float] | None = None  # the last command, and when it began (s): the controller goes on from there
     _overload: float | None = None  # s, since when a joint pushes too hard
+    _begun: int | None = None  # ns, when the trajectory that is carried out began, by the clock of what is measured
+    _stood: Measured | None = None  # where the joints have stood since
 
     source = "joint state"
     answers = ("planned on", "was planned on")
@@ -68,7 +75,8 @@ class Guard(BaseGuard):
 
         Raises:
             Rejected: too_fast, where no joint can move as it says; stale_state, where a newer one is here; jump, where the pose has changed faster than
-                the joints can move; clock_set_back or clock_set_ahead, as `_take` says: this one is kept.
+                the joints can move; does_not_follow, where they stand still while a trajectory goes on; clock_set_back or clock_set_ahead, as `_take`
+                says: this one is kept.
         """
         self._check_speed(qvel)
         last, clock_set = self._take(stamp, qpos, qvel, now)
@@ -77,6 +85,9 @@ class Guard(BaseGuard):
         self._watch_effort(effort, now)
         if last is not None:
             self._watch_jump(last)
+        if clock_set is not None:
+            self._begun = None
+        self._watch_following()
         if clock_set is not None:
             raise clock_set
 
@@ -104,12 +115,33 @@ class Guard(BaseGuard):
         j = int((moved - possible).argmax())
         jump = Rejected("jump", f"{self.limits.joint_names[j]} is {moved[j]:.3f} {self.limits.unit(j)} from where it was at the last joint state")
         if not self.may_jump:  # where the robot is, nobody knows; but what is being carried out can still be braked, by `stop`
-            self._lost, self.state, self.stop_cause = True, State.STOPPED, str(jump)
+            self._lose(jump)
         else:
             self._said = None
             if self.state is not State.STOPPED:
                 self._rest(State.IDLE)
         raise jump
+
+    def _watch_following(self) -> None:
+        """A measurement that stands still in the middle of a trajectory, or an arm whose motors are off; its controller goes on in any case."""
+        measured, stood = self.measured, self._stood
+        assert measured is not None
+        if self.state is not State.MOVING or self._active is None or self._start is None or self._begun is None:
+            self._stood = None
+            return
+        if stood is None or stood.stamp < self._begun or (np.abs(measured.qpos - stood.qpos) > STILL).any():
+            self._stood = measured
+            return
+        since, now = (stood.stamp - self._begun) * 1e-9, (measured.stamp - self._begun) * 1e-9
+        if now - since <= LATE:
+            return
+        before, after = sample(self._active, self._start[0], np.array([since, now - LATE]))[0]
+        led = np.abs(after - before)
+        if (led > LED).any():
+            j = int(led.argmax())
+            text = f"{self.limits.joint_names[j]} should have moved {led[j]:.3f} {self.limits.unit(j)}, and all joints stand still"
+            self._lose(found := Rejected("does_not_follow", text))
+            raise found
 
     # ---- commands ---------------------------------------------------------------------------------------------------------
 
@@ -123,6 +155,7 @@ class Guard(BaseGuard):
         command, measured = self._check(command, now)
         self._last_stamp = command.stamp
         self._active, self._start, self._held, self._said = command, (measured.qpos, now), None, (command, now)
+        self._begun, self._stood = measured.stamp, measured
         self.state = State.TRACKING if len(command.time) == 1 else State.MOVING
         return command
 
@@ -259,7 +292,12 @@ class Guard(BaseGuard):
         return command
 
     def reset(self) -> None:
-        """End an emergency stop and forget all that was measured; commands planned before the next joint state are refused, whatever the clock says."""
+        """End an emergency stop and forget all that was measured; commands planned before the next joint state are refused, whatever the clock says.
+
+        Raises:
+            Rejected: not_stopped: nothing has changed.
+        """
+        self._check_stopped()
         self.measured, self._held, self.stop_cause, self._overload, self._forget, self._lost = None, None, "", None, True, False
         self._rest(State.IDLE)
 
@@ -278,11 +316,13 @@ class Speakers:
     """Lets one publisher at a time speak: a second one is a mistake that nobody sees in the commands themselves.
 
     Each publisher numbers its messages, so that two who speak in turns are known by numbers that fall; ones that are left out were lost, e.g. while
-    this process was held up. One that was killed is known to ROS for many seconds more, but silent. Where the middleware numbers nothing, only names tell.
+    this process was held up. One that was killed is known to ROS for many seconds more, but silent: after TAKEOVER another one may speak in its place, as
+    long as nobody goes on where it has ended. Where the middleware numbers nothing, only names tell.
     """
 
     def __init__(self) -> None:
         self._number, self._spoke = 0, float("-inf")
+        self._ended: int | None = None  # number at which the one ended whose place another one has taken
 
     def hear(self, number: int | None, now: float) -> None:
         """Take note of a message's number.
@@ -292,10 +332,12 @@ class Speakers:
         """
         if number is None or number in UNNUMBERED:
             return
-        falls = number <= self._number
-        silent = now - self._spoke
+        falls, silent = number <= self._number, now - self._spoke
+        resumes = self._ended is not None and number == self._ended + 1 != self._number + 1
+        if falls:
+            self._ended = self._number
         self._number, self._spoke = number, now
-        if falls and silent < TAKEOVER:
+        if resumes or (falls and silent < TAKEOVER):
             raise Rejected("two_publishers", "two publishers speak on the command topic")
 
     @staticmethod
@@ -308,3 +350,42 @@ class Speakers:
         names = sorted(set(nodes))
         if len(names) > 1:
             raise Rejected("two_publishers", f"{' and '.join(names)} publish on the command topic")
+
+
+class Button:
+    """The emergency stop on its topic, where several may speak: what somebody has pressed nobody else releases.
+
+    ROS does not tell who has sent a message, but each publisher numbers its own, so that the next number is of the same one. Where that may be either of two,
+    it stays pressed; who is alone on the topic releases it in any case.
+    """
+
+    def __init__(self) -> None:
+        self._said: list[tuple[int, bool]] = []  # last number of each publisher, and whether it is pressed
+        self._heard: deque[tuple[int, int]] = deque(maxlen=30)  # numbers and stamps of messages that may come again, by another subscription
+
+    @property
+    def pressed(self) -> bool:
+        """Whether anybody holds it."""
+        return any(pressed for _, pressed in self._said)
+
+    def hear(self, pressed: bool, number: int | None, stamp: int, publishers: int) -> bool:
+        """Take note of a message; True where the button was not pressed before it, and is now.
+
+        Args:
+            pressed: what it says.
+            number: that its publisher gave it; None where the middleware gives none.
+            stamp: ns, when it was sent.
+            publishers: how many there are on the topic.
+        """
+        number, was_pressed = number if number is not None and number not in UNNUMBERED else 0, self.pressed
+        if number and (number, stamp) in self._heard:
+            return False
+        self._heard.append((number, stamp))
+        if publishers <= 1:
+            self._said.clear()
+        lost = LOST if len(self._said) >= publishers else 1  # one that was never heard may begin with any number
+        before = [said for said in self._said if 0 < number - said[0] <= lost]
+        if before:  # of two, the one that is released: then the other one stays pressed
+            self._said.remove(min(before, key=lambda said: (number - said[0], said[1])))
+        self._said.append((number, pressed))
+        return self.pressed and not was_pressed

@@ -6,6 +6,7 @@ torch is imported only where readings are made: the safety node has none.
 from __future__ import annotations
 
 import functools
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -83,10 +84,22 @@ def joint_arrays(message: JointState, joint_names: Sequence[str]) -> tuple[Array
 
 
 def joint_efforts(message: JointState, joint_names: Sequence[str]) -> Array | None:
-    """(J,) N·m, of a message that `joint_arrays` has let through; None where they are not measured."""
+    """(J,) N·m, of a message that `joint_arrays` has let through; None where they are not measured.
+
+    ros2_control's joint_state_broadcaster says NaN for joints without that interface (ros2_controllers, joint_state_broadcaster.cpp).
+
+    Raises:
+        Rejected: not_finite, where some of them are measured.
+    """
     if len(message.effort) != len(message.name):
         return None
-    return np.array(message.effort, dtype=np.float64)[_order(tuple(message.name), tuple(joint_names))]
+    efforts = np.array(message.effort, dtype=np.float64)[_order(tuple(message.name), tuple(joint_names))]
+    if np.isnan(efforts).all():
+        return None
+    if not all_finite(efforts):
+        joint = int(np.flatnonzero(~np.isfinite(efforts))[0])
+        raise Rejected("not_finite", f"effort of {joint_names[joint]} is {efforts[joint]}, others are measured")
+    return efforts
 
 
 def joint_readings(message: JointState, joint_names: Sequence[str]) -> Readings:
@@ -343,9 +356,18 @@ def twist_command(values: Twist, stamp: int) -> TwistStamped:
 
 
 def twist_numbers(message: TwistStamped) -> Twist:
-    """Linear x, y, z and angular x, y, z."""
+    """Linear x, y, z and angular x, y, z.
+
+    Raises:
+        Rejected: not_finite, also where no vehicle looks: whoever sends that has something else in mind, or nothing.
+    """
     x, y, z = _numbers(message.twist.linear)
-    return (x, y, z, *_numbers(message.twist.angular))  # type: ignore[return-value]
+    roll, pitch, yaw = _numbers(message.twist.angular)
+    values = (x, y, z, roll, pitch, yaw)
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            raise Rejected("not_finite", f"{('linear', 'angular')[i // 3]}.{'xyz'[i % 3]} is {value}")
+    return values
 
 
 # ---- labelled numbers -------------------------------------------------------------------------------------------------------

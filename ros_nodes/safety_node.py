@@ -1,8 +1,8 @@
 """safety: the last node before the motors. A command passes, or is refused by name and the robot brakes and holds its pose.
 
 It passes unchanged, but for set-points of a fast control loop and a vehicle's commands: what of them would be too sudden is cut (counted as `cut`).
-It also stops a robot whose fast control loop or whose joint states fall silent, by the steady clock. After an emergency stop nothing passes until
-somebody resets it by hand.
+It also stops a robot whose fast control loop or whose joint states fall silent, by the steady clock, and one that stands still though it is told to move.
+After an emergency stop nothing passes until somebody resets it by hand.
 Subscribes `command` (JointTrajectory; one without points asks for a stop), the robot's joint states, `estop` (Bool, best latched). Publishes to the robot's
 trajectory controller; `~/executed`, what was sent with the stamp of the command that it answers, again where that command is repeated; `~/status`,
 `~/heartbeat`. Services: `~/estop` (SetBool), `~/reset` (Trigger). Parameters: robot; SETTINGS below; workspace_lower, workspace_upper (m, corners of the
@@ -21,10 +21,10 @@ from rclpy.node import Node
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
-from metarl.robots.spec import ArmSpec, ServoSpec
+from metarl.robots.spec import ArmSpec, ServoSpec, VehicleSpec
 from metarl.ros_nodes import messages, runtime
 from metarl.ros_nodes.base_guard import State
-from metarl.ros_nodes.guard import Guard, Speakers
+from metarl.ros_nodes.guard import Button, Guard, Speakers
 from metarl.ros_nodes.limits import Command, Limits
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.runtime import Setting
@@ -63,7 +63,7 @@ class SafetyNode:
         runtime.settings(node, self._settings, lambda name, value: setattr(self.guard, name, value), self._fixed)
         self.speakers = Speakers()
         self._waiting: tuple[Command, float] | None = None  # a command, and when it came, until a joint state as new as its plan is here
-        self._estop_pressed = False  # on the topic
+        self._button = Button()
         self._unanswered: int | None = None  # ns, stamp of a command that nothing could be sent for: whoever gave it waits for what becomes of it
         self._told: Any = None  # message: what has become of the command that was accepted last
         self._watched = runtime.steady_now()
@@ -72,7 +72,7 @@ class SafetyNode:
         self._commands = node.create_subscription(self.wire.command_kind, "command", runtime.with_info(self._on_command), runtime.COMMAND)
         node.create_subscription(self.wire.state_kind, self.wire.state_topic, self._on_state, runtime.STREAM_IN)
         for demands in runtime.EVERYBODY:
-            node.create_subscription(Bool, "estop", self._on_estop, demands)
+            node.create_subscription(Bool, "estop", runtime.with_info(self._on_estop), demands)
         node.create_service(SetBool, "~/estop", self._on_estop_asked)
         node.create_service(Trigger, "~/reset", self._on_reset)
         runtime.steady_timer(node, WATCH_PERIOD, self._watch)
@@ -102,7 +102,7 @@ class SafetyNode:
         except Rejected as rejected:
             was_reset = rejected.reason == "jump" and self.guard.may_jump  # a simulation
             self.status.refused(rejected.reason, f"{self.wire.state_name}: {rejected}", trouble=not was_reset)
-            if rejected.reason != "jump":
+            if rejected.reason not in ("jump", "does_not_follow"):
                 return
             if self.guard.state is State.STOPPED:
                 self._stop(rejected.reason)
@@ -145,9 +145,9 @@ class SafetyNode:
             return
         self._decide()
 
-    def _on_estop(self, message: Bool) -> None:
-        pressed, self._estop_pressed = message.data and not self._estop_pressed, message.data
-        if pressed:
+    def _on_estop(self, message: Bool, info: dict[str, Any]) -> None:
+        number, stamp, publishers = info.get("publication_sequence_number"), info.get("source_timestamp", 0), self.node.count_publishers("estop")
+        if self._button.hear(message.data, number, stamp, publishers):
             self._emergency(Rejected("estop", "the emergency stop was pressed"))
 
     def _on_estop_asked(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -158,10 +158,14 @@ class SafetyNode:
         return response
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._estop_pressed:
+        if self._button.pressed:
             response.message = "the emergency stop is still pressed on the topic estop"
             return response
-        self.guard.reset()
+        try:
+            self.guard.reset()
+        except Rejected as rejected:
+            response.message = str(rejected)
+            return response
         self.speakers = Speakers()
         if self._waiting is not None:
             self._answer(self._waiting[0].stamp)
@@ -264,11 +268,11 @@ class SafetyNode:
 
 def _guard(node: Node, wire: Wire) -> Guard | VehicleGuard:
     """Whoever judges the commands of this robot."""
-    robot = wire.robot
-    return Guard(Limits.of(robot), workspace=_workspace(node, robot)) if isinstance(robot, ServoSpec) else VehicleGuard(robot)
+    robot, box = wire.robot, _workspace(node, wire.robot)
+    return Guard(Limits.of(robot), workspace=box) if isinstance(robot, ServoSpec) else VehicleGuard(robot)
 
 
-def _workspace(node: Node, robot: ServoSpec) -> Workspace | None:
+def _workspace(node: Node, robot: ServoSpec | VehicleSpec) -> Workspace | None:
     """The box that the parameters state; none where they are not given.
 
     Raises:

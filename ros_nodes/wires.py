@@ -90,7 +90,11 @@ class ArmWire:
         return messages.joint_arrays(message, self.joint_names)
 
     def effort(self, message: JointState) -> Array | None:
-        """(J,) N·m, where the robot measures it."""
+        """(J,) N·m, where the robot measures it.
+
+        Raises:
+            Rejected: not_finite.
+        """
         return messages.joint_efforts(message, self.joint_names)
 
     def asks_to_stop(self, message: JointTrajectoryMsg) -> bool:
@@ -136,7 +140,11 @@ class VehicleWire:
         return self.message(command)
 
     def command(self, message: TwistStamped, before: Sequence[float] = ()) -> Command:
-        """The command of a message; whether it may be carried out is the safety node's question. What a twist of 0 does not say is as `before` (C,)."""
+        """The command of a message; whether it may be carried out is the safety node's question. What a twist of 0 does not say is as `before` (C,).
+
+        Raises:
+            Rejected: not_finite.
+        """
         values = self.robot.of_twist(messages.twist_numbers(message), before or self.robot.rest)
         return self._one(messages.to_stamp(message.header.stamp), np.array(values))
 
@@ -189,11 +197,11 @@ def wire(
         joint_names: J, of another arm of the same build.
         command_topic: relative.
         state_topic: relative.
-        lower: (J,) rad, position limits of that other arm: the narrower ones count.
-        upper: (J,) rad.
+        lower: (J,) rad, position limits of that other arm, or (C,) of a vehicle's commands: the narrower ones count.
+        upper: as `lower`.
 
     Raises:
-        ValueError: no robot has that name, or joint names do not fit it.
+        ValueError: no robot has that name, or joint names or limits do not fit it.
         TypeError: it cannot be driven over ROS.
     """
     robot = robots.load(name)
@@ -203,24 +211,28 @@ def wire(
     if isinstance(robot, VehicleSpec):
         if joint_names:
             raise ValueError(f"{name} is a vehicle: it has no joints to be named")
+        if lower or upper:
+            robot = replace(robot, command_limits=_narrowed(robot.name, "commands", robot.command_names, robot.command_limits, robot.rest, lower, upper))
         return VehicleWire(robot, *topics)
     names = joint_names or robot.joint_names
     if len(set(names)) != robot.num_joints:
         raise ValueError(f"joint_names are {', '.join(names)}: {name} has {robot.num_joints} joints, each with a name of its own")
-    return ArmWire(_narrowed(robot, lower, upper), names, *topics)
+    if lower or upper:
+        robot = replace(robot, qpos_limits=_narrowed(robot.name, "joints", robot.joint_names, robot.qpos_limits, robot.home_qpos, lower, upper))
+    return ArmWire(robot, names, *topics)
 
 
-def _narrowed(robot: ServoSpec, lower: Sequence[float], upper: Sequence[float]) -> ServoSpec:
-    """The arm with position limits that are nowhere wider than the ones given (J,)."""
-    if not lower and not upper:
-        return robot
-    if len(lower) != robot.num_joints or len(upper) != robot.num_joints:
-        raise ValueError(f"{len(lower)} lower and {len(upper)} upper limits for the {robot.num_joints} joints of {robot.name}")
-    limits = tuple((max(low, a), min(high, b)) for (low, high), a, b in zip(robot.qpos_limits, lower, upper, strict=True))
-    for joint, home, (low, high) in zip(robot.joint_names, robot.home_qpos, limits, strict=True):
-        if not low < home < high:
-            raise ValueError(f"between {low} and {high} rad, {joint} cannot stand at its rest pose {home}")
-    return replace(robot, qpos_limits=limits)
+def _narrowed(
+    robot: str, kind: str, names: Sequence[str], limits: Sequence[tuple[float, float]], rest: Sequence[float], lower: Sequence[float], upper: Sequence[float]
+) -> tuple[tuple[float, float], ...]:
+    """Limits (N, 2) that are nowhere wider than the robot's own, nor than the ones given (N,)."""
+    if len(lower) != len(names) or len(upper) != len(names):
+        raise ValueError(f"{len(lower)} lower and {len(upper)} upper limits for the {len(names)} {kind} of {robot}: {', '.join(names)}")
+    narrow = tuple((max(low, a), min(high, b)) for (low, high), a, b in zip(limits, lower, upper, strict=True))
+    for name, value, (low, high) in zip(names, rest, narrow, strict=True):
+        if not low <= value <= high:
+            raise ValueError(f"between {low} and {high}, {name} of {robot} cannot be at rest, {value}")
+    return narrow
 
 
 def wired(node: Node, name: str) -> Wire:

@@ -8,7 +8,7 @@ import pytest
 from metarl import robots
 from metarl.ros_nodes.base_guard import Measured, State
 from metarl.ros_nodes.guard import HELD_BAND, HOLD_TIME, Guard, Speakers
-from metarl.ros_nodes.limits import Command, Limits, extremes
+from metarl.ros_nodes.limits import Command, Limits, extremes, sample
 from metarl.ros_nodes.rejection import Rejected
 
 ARM = Limits.of(robots.load("arm7"))
@@ -315,12 +315,87 @@ def test_a_fast_loop_that_falls_silent_is_stopped():
     assert made.state == State.TRACKING
 
 
+@pytest.mark.parametrize(
+    ("every", "late", "far"),
+    [(2, 0, 0.01), (3, 0, 0.01), (1, 2, 0.1), (1, 3, 0.1)],
+    ids=["half is lost", "three periods to decide", "40 ms late", "60 ms late"],
+)
+def test_a_stream_that_is_thin_or_late_goes_on_within_the_limits(every, late, far):
+    """A wave at 50 Hz, to an arm that follows at once: nothing is refused, nobody is taken for silent, and it is followed.
+
+    Of 0.3 rad/s; where set-points are missing, of 0.03: in front of each gap the stream comes to rest, and so it falls behind a faster one.
+    """
+    made, sent, last, wave = guard(), HOME, SEEN, lambda t: HOME + far * (1 - np.cos(3 * t))
+    for i in range(1, 201):
+        stamp, now = SEEN + i * 20_000_000, NOW + 0.02 * i
+        made.measure(stamp, sent, np.zeros(7), now)
+        if i % every == 0 and i > late:
+            told = made.judge(Command(stamp - late * 20_000_000, np.array([0.02]), wave(0.02 * (i - late))[None], np.zeros((1, 7))), now)
+            assert (np.abs(told.qpos[0] - sent) <= ARM.qvel * (stamp - last) * 1e-9).all()
+            sent, last = told.qpos[0], stamp
+        assert made.watch(now) is None
+    assert np.abs(sent - wave(0.02 * (200 - 200 % every - late))).max() < 0.2 * far
+
+
 def test_a_trajectory_that_is_carried_out_needs_nobody_to_speak():
     made = guard()
     made.judge(move(), NOW)  # 2 s
     assert made.state == State.MOVING
-    assert fed(made, NOW + 5)[0] is None
+    assert followed(made, 5.0) is None
     assert made.state == State.IDLE
+
+
+def followed(made, seconds, arm=lambda path, t: path(t)):
+    """A controller carries out the trajectory of `made`, measured at 100 Hz as `arm` (path, s) says; why it is stopped."""
+    motion = made._active
+    path = lambda t: sample(motion, HOME, np.array([t]))[0][0]  # noqa: E731
+    for i in range(1, round(100 * seconds)):
+        try:
+            made.measure(SEEN + i * 10_000_000, arm(path, 0.01 * i), np.zeros(7), NOW + 0.01 * i)
+        except Rejected as rejected:
+            return rejected, 0.01 * i
+        assert made.watch(NOW + 0.01 * i) is None
+    return None
+
+
+@pytest.mark.parametrize("frozen_at", [0.0, 0.4])
+def test_joint_states_that_stand_still_in_a_trajectory_stop_it_where_it_should_be(frozen_at):
+    """The same values under new stamps; the arm itself goes on."""
+    made = guard(arrival=NOW)
+    motion = move(by=0.24)
+    made.judge(motion, NOW)
+    found, when = followed(made, 2.0, lambda path, t: path(min(t, frozen_at)))
+    assert found.reason == "does_not_follow"
+    assert "should have moved 0.1" in str(found)
+    assert when < 1.05
+    assert made.state is State.STOPPED
+    held = made.stop(found.reason, NOW + when)
+    (there,), (speed,) = sample(motion, HOME, np.array([when]))
+    assert held.qpos[0, 0] == pytest.approx(there[0] + 0.5 * speed[0] * HOLD_TIME, abs=0.01)
+    with pytest.raises(Rejected, match="nobody knows"):  # only there: what is measured may be anywhere
+        made.hold(1, NOW + when)
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        lambda path, t: path(max(t - 0.45, 0.0)),  # late
+        lambda path, t: HOME + 0.4 * (path(t) - HOME),  # against a door
+        lambda path, t: path(t) + 0.02 * np.sin(9 * t),
+        lambda path, t: np.where(np.arange(7) == 0, path(t), HOME),  # one joint alone goes on
+    ],
+    ids=["late", "held up", "shaking", "one joint"],
+)
+def test_an_arm_that_goes_its_way_badly_is_left_alone(arm):
+    made = guard(arrival=NOW)
+    made.judge(move(by=0.24), NOW)
+    assert followed(made, 3.0, arm) is None
+
+
+def test_after_a_trajectory_the_joints_may_stand_still():
+    made = guard(arrival=NOW)
+    made.judge(move(by=0.05), NOW)  # too little to tell
+    assert followed(made, 3.0, lambda path, t: HOME) is None
 
 
 def test_without_joint_states_a_set_point_is_held():
@@ -429,9 +504,25 @@ def test_nothing_passes_after_an_emergency_stop_until_it_is_reset():
 def test_a_reset_accepts_a_clock_that_was_set_back():
     made = guard()
     made.judge(set_point(0.01, SEEN), NOW)
+    made.stop("estop", NOW)
     made.reset()
     made.measure(100, HOME, np.zeros(7), NOW)
     assert made.judge(set_point(0.01, 100), NOW).stamp == 100
+
+
+def test_only_a_stopped_robot_can_be_reset():
+    """In the middle of a motion, whoever forgot it could not brake it any more."""
+    made = guard(arrival=NOW)
+    made.judge(move(), NOW)
+    with pytest.raises(Rejected, match=r"not_stopped: there is nothing to reset, the robot is moving"):
+        made.reset()
+    made.measure(SEEN + 10_000_000, HOME + 0.003, np.full(7, 0.1), NOW + 0.1)
+    assert made.watch(NOW + 0.3).cause.reason == "stale_state"
+    with pytest.raises(Rejected, match="the robot is holding"):
+        made.reset()
+    made.stop("estop", NOW + 0.3)
+    made.reset()
+    assert made.state is State.IDLE
 
 
 def test_a_pose_that_jumps_is_a_broken_encoder():
@@ -443,7 +534,7 @@ def test_a_pose_that_jumps_is_a_broken_encoder():
     assert made.state == State.STOPPED
     assert made.watch(NOW + 0.02) is None
     np.testing.assert_allclose(made.hold(1, NOW + 0.02).qpos[0], HOME + 0.003 + 0.5 * 0.15 * HOLD_TIME)
-    with pytest.raises(Rejected, match="has jumped: where the robot is, nobody knows"):
+    with pytest.raises(Rejected, match=r"is not believed, where the robot is, nobody knows \(jump: "):
         made.hold(1, NOW + 0.02)
     assert made.stop("estop", NOW + 0.03) is None
     made.reset()
@@ -521,6 +612,20 @@ def test_one_publisher_speaks_and_a_second_one_is_heard_out():
     assert numbers((7, 0.0), (30, 0.1), (8, 0.12)) == [8]
     assert numbers((5, 0.0), *((26 + i, 0.25) for i in range(10))) == []  # one at 100 Hz, while this process was held up: the last ten are kept
     assert numbers((7, 0.0), (1, 0.6), (2, 0.7)) == []  # the one before was silent: it was started anew
+
+
+@pytest.mark.parametrize(("first", "second"), [(100, 1), (1, 100), (1, 1)], ids=["the older one begins", "the younger one begins", "in step"])
+def test_two_who_speak_in_turns_seconds_apart_are_noticed(first, second):
+    """As the same launch that was started twice does, on a task of motions that take seconds; even where messages are lost."""
+    turns = [(begin + k, 2.0 * k + late) for k in range(10) for begin, late in ((first, 0.0), (second, 1.0))]
+    assert numbers(*turns[:6])
+    assert numbers(*turns[:2], *turns[4:10])
+
+
+def test_one_that_was_started_anew_may_count_further_than_the_one_before():
+    assert numbers((7, 0.0), *((i, 1.5 * i) for i in range(1, 30))) == []
+    assert numbers((7, 0.0), (1, 1.5), (5, 3.0), (6, 4.5), (12, 6.0)) == []
+    assert numbers((7, 0.0), (8, 1.5), (1, 3.0), (2, 4.5), (1, 6.0), (2, 7.5), (3, 9.0)) == []  # twice
 
 
 @pytest.mark.parametrize("unknown", [None, 0, 2**64 - 1])

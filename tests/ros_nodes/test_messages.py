@@ -68,6 +68,21 @@ def test_bad_joint_states(message, reason, text):
     assert text in str(found)
 
 
+def test_efforts_that_are_not_measured_are_none():
+    """As ros2_control's joint_state_broadcaster says it of joints without that interface; other joints, e.g. of a gripper, do not count."""
+    message = JointState(name=["gripper", "b", "a"], position=[0.0] * 3, velocity=[0.0] * 3)
+    assert messages.joint_efforts(message, ("a", "b")) is None
+    message.effort = [9.0, math.nan, math.nan]
+    assert messages.joint_efforts(message, ("a", "b")) is None
+    message.effort = [math.nan, 2.0, 1.0]
+    assert messages.joint_efforts(message, ("a", "b")).tolist() == [1.0, 2.0]
+    for wrong in (math.nan, math.inf, -math.inf):
+        message.effort = [9.0, wrong, 1.0]
+        found = refused(messages.joint_efforts, message, ("a", "b"))
+        assert found.reason == "not_finite"
+        assert f"effort of b is {wrong}" in str(found)
+
+
 # ---- bodies -----------------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,8 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl
 import rclpy
 from nav_msgs.msg import Odometry
 from rclpy.parameter import Parameter
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
 
 from metarl.ros_nodes import messages, runtime
 from metarl.ros_nodes.limits import Command
@@ -23,24 +25,35 @@ STAMP = 10**12  # ns
 SET_POINT = {"arm7": 0.02, "car": 0.04}  # s that a command of a fast loop takes
 
 
-@pytest.fixture(params=SET_POINT)
-def safety(request, domain, monkeypatch):
-    """A safety node that was told a state of its robot at 0 s: `controller` and `executed` are what it has sent, `clock` its time (s) to be set."""
+@pytest.fixture
+def make_node(domain, monkeypatch):
+    """Makes nodes with parameters, in a context of their own."""
     for name, value in domain.variables().items():
         monkeypatch.setenv(name, value)
+    context, nodes = rclpy.Context(), []
+    rclpy.init(context=context)
+
+    def make(**parameters):
+        nodes.append(rclpy.create_node("safety", context=context, parameter_overrides=[Parameter(k, value=v) for k, v in parameters.items()]))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.fixture(params=SET_POINT)
+def safety(request, make_node, monkeypatch):
+    """A safety node that was told a state of its robot at 0 s: `controller` and `executed` are what it has sent, `clock` its time (s) to be set."""
     clock = [0.0]
     monkeypatch.setattr(runtime, "steady_now", lambda: clock[0])
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node("safety", context=context, parameter_overrides=[Parameter("robot", value=request.param)])
-    made = SafetyNode(node)
+    made = SafetyNode(make_node(robot=request.param))
     made.clock, made.controller, made.executed = clock, [], []
     made._controller = SimpleNamespace(publish=lambda m: made.controller.append(copy.deepcopy(m)))
     made._executed = SimpleNamespace(publish=lambda m: made.executed.append(copy.deepcopy(m)))
     measure(made, STAMP)
-    yield made
-    node.destroy_node()
-    context.try_shutdown()
+    return made
 
 
 def measure(safety, stamp):
@@ -89,3 +102,158 @@ def test_a_command_that_is_refused_is_answered_each_time(safety):
     give(safety, STAMP - 10**9)
     assert safety.status.counts["stale_command"] == 2
     assert [messages.to_stamp(m.header.stamp) for m in safety.executed] == [STAMP - 10**9] * 2
+
+
+# ---- emergency stops --------------------------------------------------------------------------------------------------------
+
+
+def reset(safety):
+    answer = safety._on_reset(Trigger.Request(), Trigger.Response())
+    return answer.success, answer.message
+
+
+def test_a_reset_without_an_emergency_stop_changes_nothing(safety):
+    """While a command is carried out: what then falls silent is still noticed."""
+    assert reset(safety) == (False, "not_stopped: there is nothing to reset, the robot is idle")
+    give(safety, STAMP)
+    assert reset(safety) == (False, "not_stopped: there is nothing to reset, the robot is tracking")
+    safety.clock[0] = 0.2
+    safety._watch()
+    assert safety.guard.state == "holding"
+    assert safety.status.counts["stale_state"] == 1
+
+
+class Buttons:
+    """Publishers on `estop`, as the node hears them: each numbers what it says, and each message comes by up to three subscriptions."""
+
+    def __init__(self, safety, monkeypatch):
+        self.safety, self.numbers, self.stamp = safety, {}, 0
+        monkeypatch.setattr(safety.node, "count_publishers", lambda topic: len(self.numbers))
+
+    def say(self, who, pressed, lost=0):
+        self.numbers[who], self.stamp = self.numbers.get(who, 0) + 1 + lost, self.stamp + 1
+        for _ in range(3 if pressed else 1):
+            self.safety._on_estop(Bool(data=pressed), {"publication_sequence_number": self.numbers[who], "source_timestamp": self.stamp})
+
+    def go(self, who):
+        del self.numbers[who]
+
+    def released(self):
+        return reset(self.safety)[1] != "the emergency stop is still pressed on the topic estop"
+
+
+@pytest.fixture
+def buttons(safety, monkeypatch):
+    return Buttons(safety, monkeypatch)
+
+
+def test_a_button_is_released_by_the_one_who_pressed_it(safety, buttons):
+    buttons.say("button", True)
+    buttons.say("panel", False)
+    assert not buttons.released()
+    assert safety.guard.state == "stopped"
+    for _ in range(5):  # again and again, and now it counts as far as the button
+        buttons.say("panel", False)
+    assert not buttons.released()
+    assert safety.status.counts["estop"] == 1
+    buttons.say("button", False)
+    assert buttons.released()
+    assert safety.guard.state != "stopped"
+
+
+def test_two_buttons_are_released_one_after_the_other(safety, buttons):
+    buttons.say("button", False)
+    buttons.say("panel", True)
+    buttons.say("button", True)
+    assert safety.status.counts["estop"] == 1
+    buttons.say("button", False)
+    assert not buttons.released()
+    buttons.say("panel", True)  # it says so again and again
+    assert not buttons.released()
+    buttons.say("panel", False)
+    assert buttons.released()
+    buttons.say("panel", True)
+    assert safety.status.counts["estop"] == 2
+
+
+def test_who_is_alone_on_the_topic_releases_it_whoever_pressed(buttons):
+    """Somebody who has pressed it and gone, as a command line does; or of whose messages some were lost."""
+    buttons.say("first", True)
+    buttons.go("first")
+    buttons.say("second", False)
+    assert buttons.released()
+    buttons.say("second", True)
+    buttons.say("second", False, lost=5)
+    assert buttons.released()
+
+
+# ---- what the parameters say ------------------------------------------------------------------------------------------------
+
+
+def test_a_vehicle_keeps_to_what_the_parameters_say_and_has_no_box(make_node):
+    node = SafetyNode(make_node(robot="car", lower_limits=[0.0, -0.1], upper_limits=[0.5, 0.1]))
+    assert node.guard.robot.command_limits == ((0.0, 0.5), (-0.1, 0.1))
+    for side in ("lower", "upper"):
+        with pytest.raises(TypeError, match="car is no arm on a fixed foot: its tool can be kept in no workspace_lower"):
+            SafetyNode(make_node(robot="car", **{f"workspace_{side}": [-1.0, -1.0, 1.0]}))
+
+
+# ---- numbers that are none --------------------------------------------------------------------------------------------------
+
+
+def test_twists_of_any_numbers_leave_a_car_inside_of_its_limits(safety):
+    """Each of the six anything, NaN and infinite ones among them: those are refused, whichever it is."""
+    if safety.wire.robot.name != "car":
+        pytest.skip("an arm hears no twists")
+    rng, bad, kinds = np.random.default_rng(0), np.array([np.nan, np.inf, -np.inf]), np.array([0.0, 1.0, -1.0, 4.0, 1e-3, 1e-310, 1e9, 1e308])
+    refused = 0
+    for i in range(1, 500):
+        values, stamp = rng.choice(kinds, 6), STAMP + i * 40_000_000
+        values[rng.integers(6)] = rng.choice(bad) if i % 2 else 0.5
+        safety.clock[0] = 0.04 * i
+        measure(safety, stamp)
+        safety._on_command(messages.twist_command(tuple(values), stamp), {})
+        refused += i % 2
+        assert safety.status.counts["not_finite"] == refused
+        sent = safety.wire.command(safety.controller[-1]).qpos[0]
+        assert 0.0 <= sent[0] <= 4.0
+        assert abs(sent[1]) <= 0.4 + 1e-9
+    assert safety.status.counts["forwarded"] > 200
+
+
+def test_efforts_that_nobody_measures_stop_no_arm(safety):
+    if safety.wire.robot.name != "arm7":
+        pytest.skip("a vehicle tells no efforts")
+    home = np.array(safety.wire.robot.home_qpos)
+    for i in range(1, 30):
+        safety.clock[0] = 0.02 * i
+        safety._on_state(messages.joint_state(safety.wire.joint_names, home, 0 * home, STAMP + i * 20_000_000, np.full(7, np.nan)))
+        give(safety, STAMP + i * 20_000_000)
+    assert dict(safety.status.counts) == {"forwarded": 29}
+    safety._on_state(messages.joint_state(safety.wire.joint_names, home, 0 * home, STAMP + 600_000_000, np.array([0.0] * 6 + [np.nan])))
+    assert safety.status.counts["not_finite"] == 1
+
+
+def test_what_stands_still_is_stopped_until_it_is_reset(safety):
+    """The same place under new stamps, while it is told to move: counted once, braked, and nothing passes."""
+    robot, told, drives = safety.wire.robot, 0, safety.wire.robot.name == "car"
+    if not drives:
+        home = np.array(robot.home_qpos)
+        safety._on_command(safety.wire.message(Command(STAMP, np.array([1.0, 2.0]), home + np.array([[0.2], [0.2]]), np.zeros((2, 7)))), {})
+    for i in range(1, 60):
+        safety.clock[0] = 0.04 * i
+        measure(safety, STAMP + i * 40_000_000)
+        if drives:
+            safety._on_command(messages.twist_command(robot.twist_of((2.0, 0.0)), STAMP + i * 40_000_000), {})
+        safety._watch()
+        told = told or (i if safety.guard.state == "stopped" else 0)
+    assert 0.6 < 0.04 * told < 2.0
+    assert safety.status.counts["does_not_follow"] == 1
+    assert safety.guard.stop_cause.startswith("does_not_follow: ")
+    assert safety.status.counts["stopped"] == (60 - told if drives else 0)
+    if drives:
+        assert safety.wire.command(safety.controller[-1]).qpos[0, 0] == 0.0
+    else:  # in the middle of its way, where its controller is by now; not where the joint states say
+        assert [len(m.points) for m in safety.controller] == [2, 1]
+        assert safety.wire.command(safety.controller[1]).qpos[0, 0] > home[0] + 0.1
+    assert reset(safety)[0]

@@ -69,7 +69,7 @@ def test_no_vehicle_is_told_more_than_its_motors_can_do(name):
     sent = []
     for i in range(100):
         stamp, now = (1000 + 40 * i) * MS, 0.04 * i
-        guard.measure(stamp, LEVEL, np.zeros(6), now)
+        guard.measure(stamp, LEVEL + np.array([0.1 * i, 0, 0, 0, 0, 0, 0]), np.zeros(6), now)
         sent.append(guard.judge(command(stamp, *ends[i // 50]), now).qpos[0])
     np.testing.assert_allclose(sent[49], ends[0])
     np.testing.assert_allclose(sent[50] - sent[49], np.array(robot.slew_limits) * robot.control_dt)
@@ -206,20 +206,18 @@ def test_an_emergency_stop_lasts_until_it_is_reset():
     guard.judge(command(1080 * MS, 2.0, 0.0), 0.09)
 
 
-@pytest.mark.parametrize("stopped", [True, False])
-def test_a_reset_does_not_end_the_braking(stopped):
+def test_a_reset_does_not_end_the_braking():
     """At 4 m/s, and no command comes any more."""
     guard = guarded()
     guard.judge(command(1000 * MS, 4.0, 0.3), 0.01)
-    if stopped:
-        guard.stop("estop", 0.02)
+    with pytest.raises(Rejected, match=r"not_stopped: there is nothing to reset, the robot is tracking"):
+        guard.reset()
+    assert guard.state is State.TRACKING
+    guard.stop("estop", 0.02)
     guard.reset()
     sent = [guard.follow(0.02 + 0.04 * i) for i in range(1, 30)]
     assert [s.qpos[0, 0] for s in sent if s is not None][-1] == 0.0
     assert guard.state is State.HOLDING
-    fresh = guarded()
-    fresh.reset()
-    assert fresh.state is State.IDLE  # where nothing was ever sent, nothing is
 
 
 @pytest.mark.parametrize(("may_jump", "state"), [(True, State.IDLE), (False, State.STOPPED)])
@@ -233,6 +231,60 @@ def test_a_vehicle_that_is_elsewhere_at_once(may_jump, state):
     assert reason == ("before_reset" if may_jump else "stopped")
     if may_jump:  # what answers the new place passes, also where the first message of it was lost
         guard.judge(command(1001 * MS, 2.0, 0.0), 0.03)
+
+
+def driven(robot, wanted, pose_at, seconds=10.0):
+    """What is told each period to a vehicle that is measured at `pose_at` (s); why and when it is stopped, and the guard."""
+    guard = guarded(robot)
+    for i in range(1, round(seconds / robot.control_dt)):
+        now = i * robot.control_dt
+        try:
+            guard.measure(1000 * MS + round(now * 1e9), pose_at(now), np.zeros(6), now)
+        except Rejected as rejected:
+            return rejected, now, guard
+        guard.judge(command(1000 * MS + round(now * 1e9), *wanted), now)
+    return None, now, guard
+
+
+@pytest.mark.parametrize(("robot", "wanted", "most"), [(CAR, (4.0, 0.1), 0.9), (CAR, (1.0, 0.0), 3.2), (QUADROTOR, (8.0, 0.0, 1.5, 0.0), 1.1)])
+def test_odometry_that_stands_still_stops_a_vehicle_that_is_told_to_move(robot, wanted, most):
+    """The same values under new stamps, or nearly: it may shake by a millimetre."""
+    rng = np.random.default_rng(0)
+    found, when, guard = driven(robot, wanted, lambda t: LEVEL + np.append(rng.normal(scale=1e-3, size=3), np.zeros(4)))
+    assert found.reason == "does_not_follow"
+    assert 0.5 < when < most
+    assert guard.state is State.STOPPED
+    assert "does_not_follow" in guard.stop_cause
+    sent = [guard.stop("does_not_follow", when)] + [guard.follow(when + robot.control_dt * i) for i in range(1, 60)]
+    assert sent[-1].qpos[0].tolist()[0] == robot.rest[0]
+
+
+@pytest.mark.parametrize(
+    ("robot", "wanted", "pose_at"),
+    [
+        (CAR, (0.0, 0.3), lambda t: LEVEL),
+        (CAR, (4.0, 0.0), lambda t: LEVEL + np.array([0.1 * t**2, 0, 0, 0, 0, 0, 0])),  # on ice: 0.2 m/s²
+        (QUADROTOR, QUADROTOR.rest, lambda t: LEVEL),
+        (QUADROTOR, (8.0, 0.0, 0.0, 1.0), lambda t: np.array([0, 0, 2, np.cos(0.02 * t), 0, 0, np.sin(0.02 * t)])),
+    ],
+    ids=["standing", "ice", "hovering", "turning slowly"],
+)
+def test_vehicles_that_are_told_to_stay_or_move_badly_are_left_alone(robot, wanted, pose_at):
+    found, _, guard = driven(robot, wanted, pose_at)
+    assert found is None
+    assert guard.state is State.TRACKING
+
+
+def test_standing_still_is_counted_from_each_command_stream_anew():
+    """2 m are asked for, then nobody speaks; then 2 m again."""
+    guard, stamp, now = guarded(), 1000 * MS, 0.0
+    for i in range(1, 60):
+        stamp, now = stamp + 40 * MS, now + 0.04
+        guard.measure(stamp, LEVEL, np.zeros(6), now)
+        if not 12 < i < 30:
+            guard.judge(command(stamp, 4.0 if i < 42 else 0.0, 0.0), now)
+        guard.watch(now)
+    assert guard.state is State.TRACKING
 
 
 def test_a_vehicle_whose_odometry_has_jumped_comes_to_rest_without_it():
