@@ -85,8 +85,8 @@ class SafetyNode:
 
     def close(self) -> None:
         """Bring the robot to rest before nobody guards it any more; what is asked for meanwhile is refused."""
-        if self.guard.state in (State.MOVING, State.TRACKING):
-            self._emergency(Rejected("shutdown", "the safety node was asked to end"))
+        if self.guard.state in (State.MOVING, State.TRACKING) or not self.guard.at_rest(runtime.steady_now()):
+            self._emergency(Rejected("shutdown", "the safety node was asked to end"))  # nothing passes while it brakes
         end, executor = runtime.steady_now() + END_TIME, self.node.executor
         assert executor is not None, "this node is being spun"
         while not self.guard.at_rest(runtime.steady_now()) and runtime.steady_now() < end:

@@ -257,3 +257,33 @@ def test_what_stands_still_is_stopped_until_it_is_reset(safety):
         assert [len(m.points) for m in safety.controller] == [2, 1]
         assert safety.wire.command(safety.controller[1]).qpos[0, 0] > home[0] + 0.1
     assert reset(safety)[0]
+
+
+@pytest.mark.parametrize("safety", ["car"], indirect=True)
+def test_a_car_that_brakes_when_the_node_is_asked_to_end_takes_no_command_any_more(safety, monkeypatch):
+    """Its slew limits let it brake over many ticks; meanwhile a good command comes at each."""
+
+    def drive(steps):
+        for _ in range(steps):
+            safety.clock[0] += 0.04
+            odometry = STAMP + round(safety.clock[0] * 1e9)
+            measure(safety, odometry)
+            command = Command(odometry, np.array([0.04]), np.array([[4.0, 0.0]]), np.zeros((1, 2)))
+            safety._on_command(safety.wire.message(command), {})
+
+    drive(12)
+    safety.clock[0] += 0.2  # nobody has spoken
+    safety._watch()
+    assert safety.guard.state == "holding"
+
+    def spin_once(timeout_sec):
+        safety._watch()
+        drive(1)
+
+    monkeypatch.setattr(type(safety.node), "executor", SimpleNamespace(spin_once=spin_once, wake=lambda: None))
+    safety._controller.wait_for_all_acked = lambda duration: None
+    forwarded = safety.status.counts["forwarded"]
+    safety.close()
+    assert safety.guard.state == "stopped"
+    assert safety.status.counts["forwarded"] == forwarded
+    np.testing.assert_allclose(safety.guard._sent[0], 0.0, atol=1e-6)
