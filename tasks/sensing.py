@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.robots.spec import constant
+
 
 class Lidar(NamedTuple):
     """A planar scanner in the middle of its robot, as the reading `lidar` (..., beams) tells it: the nearest echo in each sector, from right to left.
@@ -34,7 +36,7 @@ def hand_eye(pos: Tensor, yaw: Tensor, shift: Tensor, pivot: tuple[float, float,
     Returns:
         (..., 3) m, base frame as the robot believes it.
     """
-    centre = pos.new_tensor(pivot)
+    centre = constant(pivot, pos.dtype, pos.device)
     x, y, z = (pos - centre).unbind(-1)
     cos, sin = yaw.cos(), yaw.sin()
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], -1) + centre + shift
@@ -42,7 +44,7 @@ def hand_eye(pos: Tensor, yaw: Tensor, shift: Tensor, pivot: tuple[float, float,
 
 def undo_hand_eye(pos: Tensor, yaw: Tensor, shift: Tensor, pivot: tuple[float, float, float]) -> Tensor:
     """(..., 3) m, where a point truly is that such a camera believes to be at `pos`; the other arguments as in `hand_eye`."""
-    centre = pos.new_tensor(pivot)
+    centre = constant(pivot, pos.dtype, pos.device)
     x, y, z = (pos - centre - shift).unbind(-1)
     cos, sin = yaw.cos(), yaw.sin()
     return torch.stack([cos * x + sin * y, cos * y - sin * x, z], -1) + centre
