@@ -1,4 +1,9 @@
-"""A vehicle for fault tests, as a process of its own: stands where an episode begins, whatever it is told, and is measured at 100 Hz."""
+"""A vehicle for fault tests, as a process of its own: sways by 5 cm where an episode begins, whatever it is told, and is measured at 100 Hz.
+
+One that stood still would be stopped, as one that does not follow.
+"""
+
+import math
 
 import rclpy
 from robot_stand_in import Measured  # beside this file, which is run as it is
@@ -18,11 +23,15 @@ class StandIn(Measured):
         for source, needs, found in (("measured", readings.needed_to_judge(task), world.true), ("seen", readings.needed_to_act(task), world.seen)):
             for channel in channels(wire, task, needs, source):
                 self.says[channel.topic] = channel, found, node.create_publisher(channel.kind, channel.topic, runtime.STREAM)
+        own = f"{wire.robot.prefix}pos"
+        self.places = [(found[own], found[own].clone()) for found in (world.true, world.seen)]
         super().__init__(node)
         runtime.Status(node).publish("standing in for a vehicle", ready=True)
 
     def measure(self):
         stamp = self.now()
+        for place, middle in self.places:
+            place[..., 0] = middle[..., 0] + 0.05 * math.sin(3e-9 * stamp)
         for channel, found, publisher in self.says.values():
             publisher.publish(channel.say(found, stamp))
 
