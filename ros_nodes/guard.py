@@ -87,7 +87,7 @@ class Guard(BaseGuard):
             self._watch_jump(last)
         if clock_set is not None:
             self._begun = None
-        self._watch_following()
+        self._watch_following(last)
         if clock_set is not None:
             raise clock_set
 
@@ -122,14 +122,18 @@ class Guard(BaseGuard):
                 self._rest(State.IDLE)
         raise jump
 
-    def _watch_following(self) -> None:
-        """A measurement that stands still in the middle of a trajectory, or an arm whose motors are off; its controller goes on in any case."""
+    def _watch_following(self, last: Measured | None) -> None:
+        """A measurement that stands still in the middle of a trajectory, or an arm whose motors are off; its controller goes on in any case.
+
+        Where the `last` measurement was long before, the arm may have gone and come back: a simulation that waits for nobody ends a motion in no time.
+        """
         measured, stood = self.measured, self._stood
         assert measured is not None
         if self.state is not State.MOVING or self._active is None or self._start is None or self._begun is None:
             self._stood = None
             return
-        if stood is None or stood.stamp < self._begun or (np.abs(measured.qpos - stood.qpos) > STILL).any():
+        unseen = last is None or measured.stamp - last.stamp > LATE * 1e9
+        if stood is None or unseen or stood.stamp < self._begun or (np.abs(measured.qpos - stood.qpos) > STILL).any():
             self._stood = measured
             return
         since, now = (stood.stamp - self._begun) * 1e-9, (measured.stamp - self._begun) * 1e-9

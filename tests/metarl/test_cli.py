@@ -80,7 +80,7 @@ def test_describe_knows_what_was_measured(measured, capsys, monkeypatch):
     )
     cli.main(["describe", "half_cheetah_vel"])
     assert "of an ideal body that is told above one that is not" in capsys.readouterr().out
-    cli.main(["describe", "walker_rand_params"])
+    cli.main(["describe", "bandit_n7_k3"])
     assert "headroom: not known" in capsys.readouterr().out
     cli.main(["describe", str(measured)])
     said = capsys.readouterr().out
