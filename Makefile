@@ -33,7 +33,7 @@ test: check
 # every kind of node, message, service and fault; the tests that need no processes have passed in `make test`
 test-kilted: $(KILTED)/.for-test
 	$(KILTED)/bin/python -m pytest -n 2 --dist worksteal -p no:cacheprovider \
-		$(foreach file,faults clock sim_node vehicle_graph recorder_node stops,tests/ros_nodes/test_$(file).py)
+		$(foreach file,faults clock sim_node vehicle_graph recorder_node,tests/ros_nodes/test_$(file).py)
 
 check: $(VENV)/.for-test
 	$(BIN)/ruff format --check .
