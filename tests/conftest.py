@@ -80,3 +80,30 @@ def as_slow_as_a_robot():
         return task
 
     return slowed
+
+
+class Pilot:
+    """Acts on the observation, on what it has been paid, and with noise of its own."""
+
+    def __init__(self, spec):
+        self.weights = torch.randn(spec.obs_size, spec.action_size, generator=torch.Generator().manual_seed(1)) / spec.obs_size
+        self.reset()
+
+    def reset(self):
+        self.rng, self.paid = torch.Generator().manual_seed(2), 0.0
+
+    def act(self, obs, explore=True):
+        noise = 0.3 * torch.randn(*obs.shape[:-1], self.weights.shape[1], generator=self.rng)
+        return torch.tanh(0.5 * (obs @ self.weights) + 0.1 * self.paid + noise)
+
+    def observe(self, step):
+        self.paid = 0.5 * self.paid + float(step.reward)
+
+    def adapt(self):
+        pass
+
+
+@pytest.fixture(scope="session")
+def pilot():
+    """pilot(spec): an adapter that nothing has trained, and whose actions depend on all that it is given."""
+    return Pilot

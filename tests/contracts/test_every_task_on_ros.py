@@ -29,27 +29,6 @@ PLANNED = [name for name in ON_ROS if tasks.make(name).decision_dt > 1.0]  # a d
 HORIZON, EPISODES, SEED = 5, 2, 3
 
 
-class Pilot:
-    """Acts on the observation, on what it has been paid, and with noise of its own."""
-
-    def __init__(self, spec):
-        self.weights = torch.randn(spec.obs_size, spec.action_size, generator=torch.Generator().manual_seed(1)) / spec.obs_size
-        self.reset()
-
-    def reset(self):
-        self.rng, self.paid = torch.Generator().manual_seed(2), 0.0
-
-    def act(self, obs, explore=True):
-        noise = 0.3 * torch.randn(*obs.shape[:-1], self.weights.shape[1], generator=self.rng)
-        return torch.tanh(0.5 * (obs @ self.weights) + 0.1 * self.paid + noise)
-
-    def observe(self, step):
-        self.paid = 0.5 * self.paid + float(step.reward)
-
-    def adapt(self):
-        pass
-
-
 def short(name, monkeypatch):
     """The task, with few and short episodes."""
     task = tasks.make(name)
@@ -58,10 +37,10 @@ def short(name, monkeypatch):
     return task
 
 
-def play(task, hidden, judge):
+def play(task, hidden, judge, pilot):
     """A trial through messages; `judge(command, world)` is what passes of a command. Rows of action and reward."""
     hung = wire(task.robot_name)
-    world, referee, loop = World(task, hidden, "mujoco", SEED, lambda *_: None), Referee(task, 1), ControlLoop(task, Pilot(task.spec), True)
+    world, referee, loop = World(task, hidden, "mujoco", SEED, lambda *_: None), Referee(task, 1), ControlLoop(task, pilot(task.spec), True)
     seen, measured = (channels(hung, task, needs, source) for source, needs in (("seen", loop.needs), ("measured", referee.needs)))
     heard = lambda found, made, stamp: {k: v for c in made for k, v in c.hear(c.say(found, stamp)).items()}  # noqa: E731
     stamp, log = 0, []
@@ -86,22 +65,22 @@ def play(task, hidden, judge):
     return torch.tensor(log)
 
 
-def simulated(task, hidden):
+def simulated(task, hidden, pilot):
     """The same trial without ROS."""
     env = BatchedEnv(task, 1, 1, "mujoco", 1, SEED)
     env.set_tasks(hidden)
-    rollout = collect(env, Pilot(task.spec))
+    rollout = collect(env, pilot(task.spec))
     env.close()
     valid = rollout.valid.flatten()
     return torch.cat([rollout.action.flatten(0, -2), rollout.reward.flatten().unsqueeze(-1)], -1)[valid]
 
 
 @pytest.mark.parametrize("name", ON_ROS)
-def test_a_trial_through_messages_is_that_of_collect(name, monkeypatch, as_slow_as_a_robot):
+def test_a_trial_through_messages_is_that_of_collect(name, monkeypatch, as_slow_as_a_robot, pilot):
     task = short(name, monkeypatch)
     hidden = task.sample(1, "iid", start=5)
-    found = play(task, hidden, lambda command, world: command)
-    expected = simulated(as_slow_as_a_robot(task) if name in PLANNED else task, hidden)
+    found = play(task, hidden, lambda command, world: command, pilot)
+    expected = simulated(as_slow_as_a_robot(task) if name in PLANNED else task, hidden, pilot)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
     assert len(found) >= EPISODES
 
@@ -113,7 +92,7 @@ def test_a_task_without_a_robot_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize("name", PLANNED)
-def test_planned_motions_pass_the_guard_unchanged(name, monkeypatch):
+def test_planned_motions_pass_the_guard_unchanged(name, monkeypatch, pilot):
     task = short(name, monkeypatch)
     limits = Limits.of(task.robot)
     assert isinstance(task.robot, ServoSpec)
@@ -126,4 +105,4 @@ def test_planned_motions_pass_the_guard_unchanged(name, monkeypatch):
             guard.measure(command.stamp, world.true["qpos"][0].double().numpy(), world.true["qvel"][0].double().numpy(), now)
         return guard.judge(command, now)
 
-    assert len(play(task, task.sample(1, "iid", start=5), judge)) >= EPISODES
+    assert len(play(task, task.sample(1, "iid", start=5), judge, pilot)) >= EPISODES

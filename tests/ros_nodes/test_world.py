@@ -24,27 +24,6 @@ PERIOD = {"car_track": 0.04, "car_track_obstacles": 0.04, "quadrotor_track": 0.0
 HORIZON = 25
 
 
-class Pilot:
-    """Acts on the observation and on what it has been paid; with noise of its own."""
-
-    def __init__(self, spec):
-        self.weights = torch.randn(spec.obs_size, spec.action_size, generator=torch.Generator().manual_seed(1)) / spec.obs_size
-        self.reset()
-
-    def reset(self):
-        self.rng, self.paid = torch.Generator().manual_seed(2), 0.0
-
-    def act(self, obs, explore=True):
-        noise = 0.3 * torch.randn(*obs.shape[:-1], self.weights.shape[1], generator=self.rng)
-        return torch.tanh(0.5 * (obs @ self.weights) + 0.1 * self.paid + noise)
-
-    def observe(self, step):
-        self.paid = 0.5 * self.paid + float(step.reward)
-
-    def adapt(self):
-        pass
-
-
 @pytest.fixture(params=PERIOD)
 def task(request, monkeypatch):
     task = tasks.make(request.param)
@@ -79,17 +58,17 @@ def test_an_arm_says_how_hard_its_joints_push(simulator):
 
 
 @pytest.mark.parametrize("simulator", ["mujoco", "pybullet"])
-def test_a_trial_through_messages_is_that_of_collect(task, simulator):
+def test_a_trial_through_messages_is_that_of_collect(task, simulator, pilot):
     if simulator == "pybullet":
         pytest.importorskip("pybullet", reason="PyBullet is not installed")
     hidden = task.sample(1, "iid", start=5)
     env = BatchedEnv(task, 1, 1, simulator, 1, seed=3)
     env.set_tasks(hidden)
-    rollout = collect(env, Pilot(task.spec))
+    rollout = collect(env, pilot(task.spec))
     env.close()
 
     hung = wire(task.robot_name)
-    world, referee, loop = World(task, hidden, simulator, 3, lambda *_: None), Referee(task, epoch=1), ControlLoop(task, Pilot(task.spec), True)
+    world, referee, loop = World(task, hidden, simulator, 3, lambda *_: None), Referee(task, epoch=1), ControlLoop(task, pilot(task.spec), True)
     seen, measured = (channels(hung, task, needs, source) for source, needs in (("seen", loop.needs), ("measured", referee.needs)))
     stamp, log = 0, []
     loop.begin_trial()
