@@ -144,6 +144,24 @@ def fast_task(rate: int, folder: Path) -> tuple[str, Path]:
 
 
 @contextmanager
+def awake() -> Iterator[bool]:
+    """Processors that never sleep while this lasts, as `cyclictest` and whoever tunes a robot's computer have it; False where the kernel does not let us.
+
+    The kernel's documentation, admin-guide/pm/cpuidle: /dev/cpu_dma_latency.
+    """
+    try:
+        request = os.open("/dev/cpu_dma_latency", os.O_WRONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        os.write(request, bytes(4))  # us, as an int of 32 bits; it holds as long as the file is open
+        yield True
+    finally:
+        os.close(request)
+
+
+@contextmanager
 def running(nodes: Sequence[NodeSpec]) -> Iterator[Operator]:
     """Somebody at a graph whose nodes are all ready."""
     with ExitStack() as stack:
@@ -218,12 +236,13 @@ def missed(came: NDArray[np.bool_] | None) -> list[str]:
     return ["", "", ""] if came is None or not len(came) else [str(len(came)), str(int((~came).sum())), f"{came.mean():.3f}"]
 
 
-def machine() -> str:
+def machine(sleepless: bool = False) -> str:
     """What this was measured on, and what else ran there."""
     model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     urgent = ", all nodes at real-time priority" if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR) else ""
     here = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores ({model}), shared with other work{urgent}"
+    here += ", none of which sleeps" if sleepless else ""
     return f"{here}; Linux {platform.release()}, Python {platform.python_version()}; mean load of the last 1, 5, 15 minutes: {load}"
 
 
@@ -264,11 +283,11 @@ def picture(latencies: Mapping[int, Mapping[str, NDArray[np.float64]]], path: Pa
     drawn.savefig(path, dpi=150)
 
 
-def latency(seconds: float, folder: Path, console: Console) -> None:
-    """Measure at all rates, and write."""
+def latency(seconds: float, folder: Path, console: Console, sleepless: bool) -> None:
+    """Measure at all rates, and write; `sleepless` is said of the machine."""
     rows, promised, latencies = list[list[str]](), list[Figure](), dict[int, dict[str, NDArray[np.float64]]]()
     costs = list[list[str]]()
-    about = machine()
+    about = machine(sleepless)
     for rate in RATES:
         name, policy = fast_task(rate, folder)
         times = folder / "times.npz"
@@ -338,7 +357,8 @@ def main() -> int:
         # for the processes of the nodes
         os.environ.update({"METARL_TASKS": where, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])})
         if asked.soak is None:
-            latency(asked.seconds, Path(where), console)
+            with awake() as sleepless:
+                latency(asked.seconds, Path(where), console, sleepless)
             return 0
         return 0 if endurance(asked.soak, asked.seed, console) else 1
 

@@ -316,6 +316,8 @@ def _run(name: str, make: Callable[[Node], RunningNode], kind: type[Node]) -> in
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
+        # on its way out Fast DDS spins until its other threads let go (DomainParticipant::set_listener): at a real-time priority they might never run
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         rclpy.try_shutdown()
 
 
