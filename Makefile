@@ -30,10 +30,11 @@ demo-ros: $(VENV)/.for-demo
 test: check
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# every kind of node, message, service and fault; the tests that need no processes have passed in `make test`
+# every graph, and every kind of node, message, service and fault; the tests that need no processes have passed in `make test`
 test-kilted: $(KILTED)/.for-test
 	$(KILTED)/bin/python -m pytest -n 2 --dist worksteal -p no:cacheprovider \
-		$(foreach file,faults clock sim_node vehicle_graph recorder_node,tests/ros_nodes/test_$(file).py)
+		$(foreach file,faults clock sim_node vehicle_graph recorder_node,tests/ros_nodes/test_$(file).py) \
+		$(foreach name,a_trial_over_dds_is_the_trial_without a_grasp_over_dds_is_the_grasp_without the_chef_cooks_over_dds,tests/ros_nodes/test_nodes.py::test_$(name))
 
 check: $(VENV)/.for-test
 	$(BIN)/ruff format --check .
