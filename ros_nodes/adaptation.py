@@ -115,7 +115,8 @@ class SafeAdapter:
         self._adapter, self._range, self.clock, self._experience = adapter, reward_range, clock, experience
         self._event = self._learned = (-1, -1)  # the present one, and the latest of this trial that something was learned from
         self._spare: Measurable | None = None
-        self._prior = self._newcomer = duplicate(adapter)  # the meta-parameters' own state, and who acts in shadow
+        self._prior = duplicate(adapter)  # the meta-parameters' own state
+        self._newcomer: Measurable | None = None  # who acts in shadow, in this episode
         self._unseen: list[Step] = []  # of this episode by the newcomer
         self._begin_trial()
 
@@ -138,17 +139,15 @@ class SafeAdapter:
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
         """Of what has been understood, or in shadow of this episode alone; where that is no number, the meta-parameters' own."""
         shadow = self.bounds.mode is Mode.SHADOW
-        if shadow:
-            self._catch_up()
-        action = (self._newcomer if shadow else self._adapter).act(obs, explore)
+        action = (self._caught_up() if shadow else self._adapter).act(obs, explore)
         if bool(action.isfinite().all()):
             return action
         if shadow:
             self.counts["shadow_non_finite"] += 1
-            self._newcomer = duplicate(self._prior)
+            self._newcomer = None
         else:
             self.roll_back("non_finite")
-        return (self._newcomer if shadow else self._adapter).act(obs, explore)
+        return (self._caught_up() if shadow else self._adapter).act(obs, explore)
 
     def observe(self, step: Step, excluded: str = "intervention") -> None:
         """Take in a decision. One that is not `valid` changes nothing, for the reason `excluded`; interventions are held against what was learned."""
@@ -250,7 +249,7 @@ class SafeAdapter:
         self._decisions: int = 0
         self._used: int = 0
         self._rewards: list[float] = []
-        self._newcomer, self._unseen = duplicate(self._prior), []
+        self._newcomer, self._unseen = None, []
         self._remember()
 
     def _remember(self) -> None:
@@ -260,8 +259,11 @@ class SafeAdapter:
         known = self._before
         self._adapter, self.version, self.distance, self._spare = known.adapter, known.version, known.distance, None
 
-    def _catch_up(self) -> None:
-        """Show the newcomer what it has not seen of this episode: the last decision or, where the mode has just become shadow, all of it."""
+    def _caught_up(self) -> Measurable:
+        """The newcomer, once it has been shown what it has not seen of this episode: the last decision or, where the mode has just become shadow, all of it."""
+        if self._newcomer is None:
+            self._newcomer = duplicate(self._prior)
+            self._newcomer.reset()  # whoever begins a trial with a draw of its own draws anew
         for step in self._unseen:
             candidate = duplicate(self._newcomer)
             try:
@@ -274,6 +276,7 @@ class SafeAdapter:
             else:
                 self._newcomer = candidate
         self._unseen.clear()
+        return self._newcomer
 
     def _offer(self, learn: Callable[[Adapter], None], at_end: bool = False, learned: bool = True) -> None:
         """Learn on a copy, which takes over if it may. Where nothing is `learned`, an adapter only counts the decision."""

@@ -455,6 +455,17 @@ def test_every_algorithm_that_learns_nothing_acts_every_episode_as_training_had_
     assert safe.counts["rollbacks"] == 0
 
 
+def test_in_shadow_whoever_begins_a_trial_with_a_draw_draws_anew_in_each_episode(small_algorithm):
+    """PEARL takes its task to be something else each time; else it would go to the same place for ever."""
+    algorithm = small_algorithm("pearl")
+    safe, obs = SafeAdapter(algorithm.adapter(1), (-15.0, 0.0)), torch.ones(1, 1, tasks.make("point_navigation").spec.obs_size)
+    safe.bounds.mode = Mode.SHADOW
+    first = safe.act(obs, True)
+    assert torch.equal(safe.act(obs, True), first)
+    safe.adapt()
+    assert not torch.equal(safe.act(obs, True), first)
+
+
 @pytest.mark.parametrize("mode", [Mode.SHADOW, Mode.FROZEN])
 def test_a_car_whose_adapter_learns_nothing_drives_every_episode_as_well_as_a_first_one(mode):
     """Held still, the memory of these files drives off the road."""
