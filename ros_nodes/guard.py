@@ -26,6 +26,7 @@ OVERLOAD_TIME = 0.1  # s that a joint may push harder than its limit
 # rad or m: how far a trajectory may lead a joint while all of them stand still, and what is no standing still; in simulation, hands that are in the way of
 # doors included, it comes to 0.05. And s by which a controller may be late
 LED, STILL, LATE = 0.1, 0.01, 0.3
+MISSING = 1.5  # times its own time after the one before, at which others are missing before a set-point
 UNNUMBERED = (0, 2**64 - 1)  # how middlewares say that they do not number messages
 LOST = 10  # messages of one publisher, one after the other, that may be lost on the way
 TAKEOVER = 0.5  # s of silence after which another publisher may speak: the one before was started anew
@@ -50,9 +51,11 @@ class Guard(BaseGuard):
     workspace: Workspace | None = None
     _forget: bool = False  # after a reset: the next joint state begins anew
     _active: Command | None = None  # what is being carried out
+    _wanted: Command | None = None  # and what was asked for
     _pace: Pace | None = None  # of the set-points, where it is one of these
     _start: tuple[Array, float] | None = None  # pose where that began, and when (s)
     _held: Command | None = None
+    _rests_at: float = 0.0  # s, when it should be at rest there
     _said: tuple[Command, float] | None = None  # the last command, and when it began (s): the controller goes on from there
     _overload: float | None = None  # s, since when a joint pushes too hard
     _begun: int | None = None  # ns, when the trajectory that is carried out began, by the clock of what is measured
@@ -156,18 +159,19 @@ class Guard(BaseGuard):
             Rejected: stopped, duplicate, out_of_order, before_reset, future, stale_command, stale_state, effort, far_from_pose, moving, workspace, or
                 as the checks of `limits`.
         """
-        command, measured = self._check(command, now)
-        self._last_stamp = command.stamp
-        self._active, self._start, self._held, self._said = command, (measured.qpos, now), None, (command, now)
+        accepted, measured = self._check(command, now)
+        self._last_stamp, self._wanted = command.stamp, command
+        self._active, self._start, self._held, self._said = accepted, (measured.qpos, now), None, (accepted, now)
         self._begun, self._stood = measured.stamp, measured
         self.state = State.TRACKING if len(command.time) == 1 else State.MOVING
-        return command
+        return accepted
 
     def hold(self, stamp: int, now: float) -> Command:
         """The command that brings the robot to rest where it is, as fast as its accelerations allow, and inside of the position limits.
 
         Each joint brakes evenly, so it comes to rest half its speed times the braking time further on; nearer only where a limit is nearer.
-        A pose that is being held is not measured again, for a load would pull the robot down step by step; unless the robot is no longer there, or moves.
+        A pose that is being held is not measured again, for a load would pull the robot down step by step; unless the robot is no longer there, or moves
+        when it should be at rest. On the way there, one that goes at once where it is told would be led faster and faster.
         Fingers go on doing what they do: what is in the hand stays there.
 
         Raises:
@@ -176,9 +180,11 @@ class Guard(BaseGuard):
         qpos, qvel = self._where(now)
         time = max(HOLD_TIME, float((np.abs(qvel) / self.limits.qacc).max()))
         rest = np.clip(qpos + 0.5 * qvel * time, self.limits.lower, self.limits.upper)
-        held = self._held if self.state in (State.HOLDING, State.STOPPED) and (np.abs(qvel) <= self.rest_speed).all() else None
-        if held is not None and (np.abs(held.qpos[0] - rest) <= HELD_BAND).all():
+        held, braking = self._held if self.state in (State.HOLDING, State.STOPPED) else None, now < self._rests_at
+        if held is not None and (braking or ((np.abs(qvel) <= self.rest_speed).all() and (np.abs(held.qpos[0] - rest) <= HELD_BAND).all())):
             rest = held.qpos[0]
+        else:
+            self._rests_at = now + time
         time = gentle_time(self.limits, qpos, qvel, rest, time)
         self._held = Command(stamp, np.array([time]), rest[None], np.zeros_like(rest)[None], self._fingers(now))
         self._said = self._held, now
@@ -216,7 +222,9 @@ class Guard(BaseGuard):
         if len(command.time) == 1:
             # a stream whose clock was set begins anew
             tracking = self.state is State.TRACKING and self._active is not None and self._since <= self._active.stamp < command.stamp
-            check_set_point(self.limits, command, measured.qpos, self._active if tracking else None)
+            if tracking:
+                command = self._unhurried(command)
+            check_set_point(self.limits, command, measured.qpos, self._wanted if tracking else None)
             pace = self._pace if tracking and self._pace is not None else Pace.at(measured.qpos, measured.qvel, command)
             if not tracking:  # a stream that begins where the robot is, begins with it
                 self._judged, self._ahead = pace.stamp, 0.0
@@ -232,6 +240,15 @@ class Guard(BaseGuard):
         if self.workspace is not None:
             self.workspace.check(command, measured.qpos)
         return command, measured
+
+    def _unhurried(self, command: Command) -> Command:
+        """A set-point before which others are missing, in as much time as they would have taken: else the joints would stop and start again at each.
+
+        By a simulation's stamps nobody can tell; where its time stands still between commands, one that is given more would make it late for the next.
+        """
+        assert self._active is not None
+        passed = (command.stamp - self._active.stamp) * 1e-9
+        return command if self.clock_may_leap or passed < MISSING * command.time[0] else command._replace(time=np.array([passed]))
 
     def _begins(self, measured: Measured) -> Array:
         """(J,) where a trajectory begins: for a controller, where the one before ended, as long as the robot is held there."""

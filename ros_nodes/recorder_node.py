@@ -18,6 +18,7 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from metarl import meta_parameters
@@ -26,6 +27,7 @@ from metarl.ros_nodes.recording import MEGABYTE, Recording, RecordingEnded
 
 LOOK_PERIOD, TELL_PERIOD = 0.1, 1.0  # s between two looks at which topics there are; between two reports
 PASSED_OVER = ("/rosout", "/parameter_events")
+QUIET, END_TIME = 0.2, 2.0  # s without a message after which there are no more to be waited for at the end; s that this may take
 LAST = "task/events"
 FIRST = ("adapter/used", "adapter/action", "safety/executed")  # what must be heard before LAST
 POLICY = "policy.safetensors"  # the copy's name
@@ -75,7 +77,7 @@ class RecorderNode:
             response.message = "nothing is being recorded"
             return response
         folder, count = self.recording.folder, self.recording.counts.total()
-        response.success = self.close()
+        response.success = self._end()
         response.message = f"{folder}: {count} messages"
         return response
 
@@ -145,7 +147,16 @@ class RecorderNode:
             self.status.counts["topics"] = len(self.recording.counts)
             self.status.publish(f"recording {self.recording.folder}", ready=True)
 
-    def close(self) -> bool:
+    def close(self) -> None:
+        """The process ends: what was said before still comes into the bag, also where this machine had no time for it."""
+        executor, end, count = self.node.executor, runtime.steady_now() + END_TIME, -1
+        assert executor is not None, "this node is being spun"
+        while self.recording is not None and self.recording.counts.total() != count and runtime.steady_now() < end:
+            count = self.recording.counts.total()
+            executor.spin_until_future_complete(Future(), timeout_sec=QUIET)  # which never is
+        self._end()
+
+    def _end(self) -> bool:
         """End the bag; whether it is whole."""
         recording, self.recording = self.recording, None
         if recording is None:

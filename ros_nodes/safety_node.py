@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 from rclpy.duration import Duration
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, Header
 from std_srvs.srv import SetBool, Trigger
 
 from metarl.robots.spec import ArmSpec, ServoSpec, VehicleSpec
 from metarl.ros_nodes import messages, runtime
 from metarl.ros_nodes.base_guard import State
 from metarl.ros_nodes.guard import Button, Guard, Speakers
-from metarl.ros_nodes.limits import Command, Limits
+from metarl.ros_nodes.limits import Array, Command, Limits
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.runtime import Setting
 from metarl.ros_nodes.vehicle_guard import VehicleGuard
@@ -61,7 +62,7 @@ class SafetyNode:
         self.guard = _guard(node, self.wire)
         self._settings = tuple(setting for setting in SETTINGS if hasattr(self.guard, setting.name))
         runtime.settings(node, self._settings, lambda name, value: setattr(self.guard, name, value), self._fixed)
-        self.speakers = Speakers()
+        self.speakers, self.guards = Speakers(), Speakers()  # who gives commands, and who of this name guards the robot
         self._waiting: tuple[Command, float] | None = None  # a command, and when it came, until a joint state as new as its plan is here
         self._button = Button()
         self._unanswered: int | None = None  # ns, stamp of a command that nothing could be sent for: whoever gave it waits for what becomes of it
@@ -69,8 +70,12 @@ class SafetyNode:
         self._watched = runtime.steady_now()
         self._controller = node.create_publisher(self.wire.command_kind, self.wire.command_topic, runtime.COMMAND)
         self._executed = node.create_publisher(self.wire.command_kind, "~/executed", runtime.ANSWERS)
-        self._commands = node.create_subscription(self.wire.command_kind, "command", runtime.with_info(self._on_command), runtime.COMMAND)
+        misfits = SubscriptionEventCallbacks(incompatible_qos=self._on_misfit)
+        self._commands = node.create_subscription(
+            self.wire.command_kind, "command", runtime.with_info(self._on_command), runtime.COMMAND, event_callbacks=misfits
+        )
         node.create_subscription(self.wire.state_kind, self.wire.state_topic, self._on_state, runtime.STREAM_IN)
+        node.create_subscription(Header, "~/heartbeat", runtime.with_info(self._on_heartbeat), runtime.STREAM_IN)
         for demands in runtime.EVERYBODY:
             node.create_subscription(Bool, "estop", runtime.with_info(self._on_estop), demands)
         node.create_service(SetBool, "~/estop", self._on_estop_asked)
@@ -144,6 +149,17 @@ class SafetyNode:
             self._refuse(stamp, rejected)
             return
         self._decide()
+
+    def _on_heartbeat(self, message: Header, info: dict[str, Any]) -> None:
+        """Its own; another one's is of a second graph."""
+        try:
+            self.guards.hear(info.get("publication_sequence_number"), runtime.steady_now())
+        except Rejected:
+            if self.guard.state is not State.STOPPED:
+                self._emergency(Rejected("two_publishers", "two safety nodes of the same name guard the robot"))
+
+    def _on_misfit(self, event: Any) -> None:
+        self.status.refused("incompatible_qos", "somebody publishes commands as best effort, and none of them arrives: expected is reliable")
 
     def _on_estop(self, message: Bool, info: dict[str, Any]) -> None:
         number, stamp, publishers = info.get("publication_sequence_number"), info.get("source_timestamp", 0), self.node.count_publishers("estop")
@@ -224,7 +240,7 @@ class SafetyNode:
         except Rejected as rejected:
             self._refuse(command.stamp, rejected)
             return
-        self._send(accepted)
+        self._send(accepted, command.time)
         self.status.counts["forwarded"] += 1
         if accepted is not command and not np.array_equal(accepted.qpos, command.qpos):
             self.status.counts["cut"] += 1
@@ -254,9 +270,12 @@ class SafetyNode:
         self._tell_state()
         self.status.refused(rejected.reason, text)
 
-    def _send(self, command: Command) -> None:
+    def _send(self, command: Command, asked: Array | None = None) -> None:
+        """The times that were asked for are told, also where the controller is given longer: it may be late, nobody else."""
         message = self.wire.now(command)
         self._controller.publish(message)
+        if asked is not None and asked[-1] != command.time[-1]:
+            message = self.wire.now(command._replace(time=asked))
         message.header.stamp = messages.to_time(command.stamp)
         self._executed.publish(message)
         if self.guard.repeats(command.stamp):

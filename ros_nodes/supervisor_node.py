@@ -10,6 +10,7 @@ told); autostart (for simulations; on hardware somebody must ask); timeout, busy
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from metarl.ros_nodes.runtime import Setting
 from metarl.ros_nodes.supervision import BUSY, Goal, Patience, Roster, Step
 
 PERIOD, DIAGNOSTICS_PERIOD = 0.1, 1.0  # s
+EXPLAIN = 3.0  # s in which a node that cannot be configured says why: its answer and its status come on ways of their own
 AGAIN = 0.5  # s between two attempts at what is only a matter of time
 ATTEMPTS = 5  # configurations of one node before it is left alone
 SETTINGS = (Setting("timeout", 1.0, 0.1, 600.0), Setting("busy_timeout", 60.0, 1.0, 3600.0), Setting("patience", 60.0, 1.0, 3600.0))
@@ -45,8 +47,10 @@ class SupervisorNode:
         self.status = runtime.Status(node)
         self._ready: dict[str, bool] = dict.fromkeys(self.roster.all, False)
         self._said: dict[str, str] = dict.fromkeys(self.roster.all, "")
+        self._told: dict[str, float] = dict.fromkeys(self.roster.all, -math.inf)  # s, when that came
         self._dead: tuple[str, ...] = ()
         self._asked: tuple[Step, float, Any] | None = None  # since when (s), and what will hold the answer
+        self._failed: tuple[str, float, float] | None = None  # who cannot be configured; when it was asked to, and until when it may say why (s)
         self._not_before = 0.0
         for name in self.roster.all:
             node.create_subscription(Header, f"{name}/heartbeat", partial(self._on_heartbeat, name), runtime.STREAM_IN)
@@ -68,7 +72,7 @@ class SupervisorNode:
 
     def _on_status(self, name: str, message: DiagnosticArray) -> None:
         values = runtime.status_values(message)
-        self._ready[name], self._said[name] = values["ready"] == "true", values["message"]
+        self._ready[name], self._said[name], self._told[name] = values["ready"] == "true", values["message"], runtime.steady_now()
 
     def _on_asked(self, goal: Goal, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._begin(goal)
@@ -79,7 +83,7 @@ class SupervisorNode:
 
     def _begin(self, goal: Goal) -> None:
         self.goal, self._waits, self._reached = goal, Patience(runtime.steady_now()), goal is Goal.AS_IT_IS
-        self._not_before = 0.0
+        self._not_before, self._failed = 0.0, None
         self._configured = dict.fromkeys(self.roster.managed, 0)
         self._forget_request()
         self.roster.begin()
@@ -94,6 +98,8 @@ class SupervisorNode:
     def _on_timer(self) -> None:
         now = runtime.steady_now()
         self._report_dead(now)
+        if self._failed is not None:
+            self._explain(now)
         if self.goal is Goal.ACTIVE and (withdrawn := self.roster.withdrawn()):
             self.goal = Goal.AS_IT_IS
             self.status.counts["withdrawn"] += 1
@@ -109,7 +115,7 @@ class SupervisorNode:
             self._reached, self._waits = False, Patience(now)
             self.status.publish(f"waiting for {waiting}", ready=False)
         elif waiting and not self._reached and self._waits.tried(waiting, now) > self.patience:
-            self._fail(f"waited {self.patience:.0f} s for {waiting}: {self._said.get(waiting.partition(',')[0], '')}")
+            self._fail(f"waited {self.patience:.0f} s for {waiting}: {self._words(waiting.partition(',')[0])}")
         if self._asked is not None and self.roster.unanswered(self._asked[0], now - self._asked[1], now):
             self.status.counts["unanswered"] += 1
             self._forget_request()
@@ -136,7 +142,7 @@ class SupervisorNode:
         if step.transition == "configure":
             self._configured[step.node] += 1
             if self._configured[step.node] > ATTEMPTS:
-                self._fail(f"{step.node} was configured {ATTEMPTS} times: {self._said[step.node]}")
+                self._fail(f"{step.node} was configured {ATTEMPTS} times: {self._words(step.node)}")
                 return
         request = ChangeState.Request()
         request.transition.label = step.transition
@@ -147,7 +153,7 @@ class SupervisorNode:
     def _on_changed(self, step: Step, future: Any) -> None:
         if self._asked is None or self._asked[2] is not future:
             return
-        self._asked, self._not_before = None, runtime.steady_now() + AGAIN
+        (_, since, _), self._asked, self._not_before = self._asked, None, runtime.steady_now() + AGAIN
         succeeded = future.result() is not None and future.result().success
         if succeeded:
             self._not_before = 0.0
@@ -155,10 +161,23 @@ class SupervisorNode:
             self.roster.hear(step.node, after, runtime.steady_now())
             self.status.publish(f"{step.node}: {step.transition}d" if step.transition.endswith("e") else f"{step.node}: {step.transition} done")
         elif step.transition == "configure" and self._configured[step.node] == 1:  # it will not get better by itself; later ones may only have been late
-            self._fail(f"{step.node} cannot be configured: {self._said[step.node]}")
+            self._failed = step.node, since, runtime.steady_now() + EXPLAIN
+            self._not_before = math.inf
+
+    def _explain(self, now: float) -> None:
+        """Fail with what the node says of it, as soon as it is here."""
+        assert self._failed is not None
+        name, since, until = self._failed
+        if self._told[name] >= since:
+            self._fail(f"{name} cannot be configured: {self._said[name]}")
+        elif now > until:
+            self._fail(f"{name} cannot be configured and does not say why; it said last: {self._words(name)}")
+
+    def _words(self, name: str) -> str:
+        return self._said.get(name) or "it has said nothing"
 
     def _fail(self, text: str) -> None:
-        self.goal = Goal.AS_IT_IS
+        self.goal, self._failed = Goal.AS_IT_IS, None
         self.status.refused("failed", text)
         if self.autostart:
             raise RuntimeError(text)

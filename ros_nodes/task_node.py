@@ -63,6 +63,7 @@ class TaskNode:
         self._not_before = 0.0  # s, when it may be asked for again
         self._goal: PoseStamped | None = None  # that was set and not asked for yet
         self._next_goal: PoseStamped | None = None  # of the episode that is asked for
+        self._goal_heard = 0  # how many had that when it was asked for
         self._offered = 0  # how many could have answered that
         self._action: tuple[int, Tensor] = (-1, torch.empty(0))  # sequence number of the event that it answers
         self._executed: Command | None = None
@@ -166,6 +167,8 @@ class TaskNode:
             self._tell_delay(f"the trial stands still: it waits for {held}" if held else f"waiting for {what}" if now - self._news > TELL else "")
         if not self.status.ready:
             self.status.publish(f"waiting for {', '.join(missing)}" if missing else f"judging {self.task.name}", ready=not missing)
+        if self._episode_from is not None and self._next_goal is not None and self._ears() > self._goal_heard:  # too late for this request
+            self._ask_again()
         if self.status.ready and self._episode_from is None and now > self._not_before and not held:
             self._ask_for_episode()
 
@@ -193,7 +196,7 @@ class TaskNode:
         self._next_goal, self._goal = self._goal or self._next_goal, None
         if self._next_goal is not None:
             self._goals.publish(self._next_goal)
-            self._goals.wait_for_all_acked(Duration(seconds=1))  # it comes before the request
+            self._goal_heard = self._ears(1.0)  # it comes before the request
         self._asked, self._offered = self._begin.call_async(Trigger.Request()), offered
         runtime.when_done(self._asked, self._on_begun)
 
@@ -221,6 +224,10 @@ class TaskNode:
             return []
         at = ["(" + ", ".join(f"{v:.3f}" for v in place.tolist()) + ")" for place in (asked, found)]
         return [f"the target to be at {at[0]} m: it is at {at[1]}"]
+
+    def _ears(self, patience: float = 0.0) -> int:
+        """How many have heard the goal of the next episode, by now or `patience` s later."""
+        return self._goals.get_subscription_count() if self._goals.wait_for_all_acked(Duration(seconds=patience)) else 0
 
     def _on_begun(self, future: Any) -> None:
         response = future.result()

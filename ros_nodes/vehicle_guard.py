@@ -22,6 +22,9 @@ JUMP = 0.5  # m that odometry may leap at once
 # In simulation they come to 1.1 m of a car on ice, and to 0.4 rad of a quadrotor in the wind; what is commanded under other names is not watched
 TOLD = {"speed": 3.0, "roll_rate": 1.5, "pitch_rate": 1.5, "yaw_rate": 1.5}
 MOVED, TURNED = 0.02, 0.02
+# s after another command by when whoever flies is measured otherwise, at least in the last bit of its odometry; a difference of commands is such a part of
+# their range. A perfect hover of a simulation without noise repeats itself, too, but so do its commands
+ANSWERED, OTHER = 0.5, 1e-3
 
 
 @dataclass
@@ -44,6 +47,8 @@ class VehicleGuard(BaseGuard):
     _sent_at: float = -np.inf
     _stood: Array | None = None  # (7,) pose at which it has stood since
     _told: float = 0.0  # part of what it may be told until it moves
+    _same: tuple[Array, Array] | None = None  # odometry (13,) that repeats itself, and the command (C,) when it began to
+    _unanswered: float = 0.0  # s of that since another command
     _heard_at: float = -np.inf
 
     source = "odometry"
@@ -73,6 +78,7 @@ class VehicleGuard(BaseGuard):
         if last is not None:
             self._watch_jump(last, pose, stamp)
             self._watch_following(pose, (stamp - last.stamp) * 1e-9)
+            self._watch_repeating(np.append(pose, twist), (stamp - last.stamp) * 1e-9)
         if clock_set is not None:
             raise clock_set
 
@@ -99,6 +105,22 @@ class VehicleGuard(BaseGuard):
         if self._told > 1.0:
             found = Rejected("does_not_follow", f"the vehicle is told to move, and has stood still at {np.round(pose[:3], 2).tolist()} m since")
             self._lose(found)
+            raise found
+
+    def _watch_repeating(self, measured: Array, passed: float) -> None:
+        """Of who hovers nobody knows how it should move, but a sensor that says the same, bit for bit, whatever the motors are told, measures nothing."""
+        if "thrust" not in self.robot.command_names:  # whoever stands on wheels may steer
+            return
+        sent = np.array(self._sent)
+        if self.state is not State.TRACKING or self._same is None or (measured != self._same[0]).any():
+            self._same, self._unanswered = (measured, sent), 0.0
+            return
+        low, high = np.array(self.robot.command_limits).T
+        if self._unanswered or (np.abs(sent - self._same[1]) > OTHER * (high - low)).any():
+            self._unanswered += min(passed, self.command_timeout)
+        if self._unanswered > ANSWERED:
+            text = f"the odometry has been the same, bit for bit, for {self._unanswered:.2f} s since the motors were told otherwise"
+            self._lose(found := Rejected("does_not_follow", text))
             raise found
 
     @staticmethod

@@ -2,7 +2,9 @@
 # ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
 
 import itertools
+import signal
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
 from geometry_msgs.msg import PoseStamped
-from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.msg import Transition, TransitionEvent
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
@@ -42,9 +44,11 @@ TICK = 10**5  # ns of a robot's clock that the test sets, each 20 ms: no command
 
 @pytest.fixture(scope="module")
 def operator(fast_graph):
-    """The whole graph, once for all tests of this file."""
+    """The whole graph, once for all tests of this file. Its safety node is found three seconds later than all others, who wait for it."""
     with Domain() as domain, Graph(fast_graph(), domain) as graph:
         operator = Operator(domain, graph, NODES, LONG)
+        with operator.frozen("safety"):
+            operator.wait(3.0)
         operator.until(lambda: operator.said["supervisor"].get("ready") == "true", "all nodes to be active")
         operator.flows()
         yield operator
@@ -266,6 +270,47 @@ def test_an_adapter_that_a_person_has_deactivated_stays_so_until_startup(operato
     assert operator.said["supervisor"]["message"] == "adapter was deactivated, not by this node, and stays so until ~/startup"
     assert operator.ask(Trigger, "supervisor/startup").success
     operator.flows()
+
+
+def test_without_a_supervisor_the_robot_is_guarded_and_a_new_one_takes_over_what_is_active(operator):
+    """Nobody notices its death but who listens to it. Whoever takes its place configures and activates nobody that is active."""
+    changes = []
+    listener = operator.node.create_subscription(TransitionEvent, "adapter/transition_event", changes.append, runtime.COMMAND)
+    operator.until(lambda: operator.node.count_publishers("adapter/transition_event") == 1, "the adapter to tell of its life cycle")
+    operator.graph.kill("supervisor")
+    operator.said["supervisor"] = {}
+    operator.flows()
+    with operator.frozen("adapter"):
+        operator.until(lambda: operator.said["safety"]["state"] == "holding", "the stop")
+    operator.flows()
+    assert operator.said["supervisor"] == {}
+    operator.graph.start(spec_of(operator, "supervisor"))
+    operator.until(lambda: operator.said["supervisor"].get("message") == "all nodes are active", "the new one to find all nodes active")
+    operator.flows()
+    assert changes == []
+    operator.node.destroy_subscription(listener)
+
+
+def test_an_active_adapter_that_is_asked_to_end_stops_the_robot_first(operator):
+    operator.flows()
+    stops, adapter = operator.count("safety", "stop_asked"), operator.graph._processes["adapter"]
+    adapter.send_signal(signal.SIGTERM)
+    operator.more("safety", "stop_asked", than=stops)
+    assert adapter.wait(LONG) == 0
+    operator.graph.start(spec_of(operator, "adapter"))
+    operator.flows()
+
+
+def test_an_adapter_that_commands_nobody_ends_at_once_when_it_is_asked_to(fast_graph):
+    """Before it is configured, and after that."""
+    adapter = next(n for n in fast_graph() if n.name == "adapter")
+    nodes = [replace(adapter, name=name, remappings={**adapter.remappings, "__node": name}) for name in ("empty", "inactive")]
+    with Domain() as domain, Graph(nodes, domain) as graph, Operator(domain, graph, ("empty", "inactive"), LONG) as operator:
+        assert operator.ask(ChangeState, "inactive/change_state", transition=Transition(label="configure")).success
+        operator.until(lambda: operator.said["empty"].get("lifecycle") == "unconfigured", "the other one")
+        for name, number in (("empty", signal.SIGINT), ("inactive", signal.SIGTERM)):
+            graph._processes[name].send_signal(number)
+            assert graph._processes[name].wait(LONG) == 0
 
 
 def test_shutdown_ends_the_adapter_after_a_last_stop(operator):

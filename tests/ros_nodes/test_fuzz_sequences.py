@@ -11,7 +11,7 @@ import pytest
 
 from metarl import robots
 from metarl.ros_nodes.base_guard import SPARE, State
-from metarl.ros_nodes.guard import Guard
+from metarl.ros_nodes.guard import MISSING, Guard
 from metarl.ros_nodes.limits import GAP, SLACK, Command, Limits, extremes
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.vehicle_guard import VehicleGuard
@@ -69,7 +69,7 @@ class Sequence:
         self.reasons, self.passed, self.moving = Counter(), 0, 0
         self.stamp, self.now, self.kind = 10**9, 0.0, "calm"
         self.late, self.wait = [], 0  # stamps of commands that are on their way, and for how many steps they stay there
-        self.last = None  # what was sent before in the same stream: pose, speed, feed
+        self.last = None  # what was sent before in the same stream: pose, speed, feed, its time (s)
         self.deaf = 0  # steps for which nothing is measured
 
     def pass_time(self, i, dt):
@@ -202,11 +202,12 @@ class ArmRun(Sequence):
         How suddenly can be told by the stamps where the stream is `even`, in step with the robot's clock.
         """
         (qpos,), (fed,) = sent.qpos, sent.qvel
-        time = min(DT, since) if tracking else DT
-        where, pace, was_fed = self.last if tracking else (self.pose, self.speed, np.zeros(7))
+        time = (since if since >= MISSING * DT else min(DT, since)) if tracking else DT
+        where, pace, was_fed, given = self.last if tracking else (self.pose, self.speed, np.zeros(7), DT)
+        assert sent.time[0] == pytest.approx(max(time, DT))
         self.ahead = (self.ahead if tracking else 0) + np.abs(qpos - where) / ARM.qvel
         assert (self.ahead <= (SPARE + 2) * DT).all()
-        pace = pace if not tracking or since < GAP * DT else np.zeros(7)
+        pace = pace if not tracking or since < GAP * given else np.zeros(7)
         found = (qpos - where) / time
         assert ((qpos >= ARM.lower - 2 * SLACK) & (qpos <= ARM.upper + 2 * SLACK)).all()
         self.judged += even
@@ -218,7 +219,7 @@ class ArmRun(Sequence):
             assert (np.abs(found - pace) <= ARM.qacc * time + 4 * SLACK / time)[inside].all()
             assert (np.abs(fed - was_fed) <= ARM.qacc * time + 2 * SLACK).all()
         assert self.guard.workspace is None or self.box.outside(qpos) <= self.box.outside(self.pose) + 1e-9
-        self.last, self.before = (qpos, found, fed), qpos
+        self.last, self.before = (qpos, found, fed, float(sent.time[0])), qpos
         self.arm.follow(qpos, 0.0)
         self.passed += 1
         self.moving += bool((np.abs(self.arm.qvel) > 0.1).any())

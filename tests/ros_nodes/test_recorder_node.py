@@ -2,6 +2,8 @@
 # ruff: noqa: E402 - what needs ROS is imported after the look whether it is there
 
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ pytest.importorskip("rosbags", reason="rosbags is not installed: pip install 'me
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -103,3 +106,34 @@ def test_start_and_stop_and_a_full_disk(tmp_path):
             context.try_shutdown()
     words = [m.data for topic, _, m in messages_of(tmp_path / "bag") if topic == "/words"]
     assert words == [str(i) for i in range(10)]
+
+
+class WithoutEvents(NodeSpec):
+    """A recorder on a ROS that has no EventsExecutor."""
+
+    @property
+    def command(self):
+        code = (
+            "from rclpy.executors import SingleThreadedExecutor; from metarl.ros_nodes import recorder_node, runtime; "
+            "runtime._executor = SingleThreadedExecutor; recorder_node.main()"
+        )
+        return [sys.executable, "-c", code, *super().command[3:]]
+
+
+@pytest.mark.parametrize(("kind", "number"), [(NodeSpec, signal.SIGINT), (WithoutEvents, signal.SIGTERM)])
+def test_what_was_said_before_the_recorder_is_asked_to_end_is_in_the_bag(domain, listen, tmp_path, kind, number):
+    """Also where it has had no time to take it: Ctrl-C, after a busy machine has held it up."""
+    spec, words = kind("recorder", "recorder_node", {"bag": str(tmp_path / "bag"), "min_free": 1e-6, "start": True}), [str(i) for i in range(100)]
+    with Graph((spec,), domain) as running, listen(domain, {"recorder/status": (DiagnosticArray, runtime.LATCHED)}) as ear:
+        mouth, pid = ear.node.create_publisher(String, "words", QoSProfile(depth=len(words))), running.pids()["recorder"]
+        ear.until(lambda: running.finished("recorder") or mouth.get_subscription_count() == 1, "the recorder to listen")
+        mouth.publish(String(data=""))
+        ear.until(lambda: int(ear.last("recorder/status").get("messages", 0)) > 0, "the recorder to know this publisher")
+        os.kill(pid, signal.SIGSTOP)
+        for word in words:
+            mouth.publish(String(data=word))
+        os.kill(pid, number)
+        time.sleep(4 * runtime.LOOK_PERIOD)  # when it goes on, it is long since it would have looked
+        os.kill(pid, signal.SIGCONT)
+        running.wait("recorder", LONG)
+    assert [m.data for topic, _, m in messages_of(tmp_path / "bag") if topic == "/words"] == ["", *words]

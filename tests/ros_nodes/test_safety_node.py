@@ -1,6 +1,7 @@
 """What the safety node answers to commands, called by hand: what it says goes to lists, and no message is sent."""
 
 import copy
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,10 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl
 
 import rclpy
 from nav_msgs.msg import Odometry
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from std_msgs.msg import Bool
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Bool, Header
 from std_srvs.srv import Trigger
 
 from metarl.ros_nodes import messages, runtime
@@ -97,11 +100,72 @@ def test_a_command_that_was_interrupted_is_told_as_such_when_it_is_repeated(safe
     assert len(safety.controller) == sent
 
 
-def test_a_command_that_is_refused_is_answered_each_time(safety):
-    give(safety, STAMP - 10**9)
-    give(safety, STAMP - 10**9)
+@pytest.mark.parametrize("stamp", [STAMP - 10**9, 0])
+def test_a_command_that_is_refused_is_answered_each_time(safety, stamp):
+    """One of a second ago, or without a stamp."""
+    give(safety, stamp)
+    give(safety, stamp)
     assert safety.status.counts["stale_command"] == 2
-    assert [messages.to_stamp(m.header.stamp) for m in safety.executed] == [STAMP - 10**9] * 2
+    assert [messages.to_stamp(m.header.stamp) for m in safety.executed] == [stamp] * 2
+
+
+@pytest.mark.parametrize("safety", ["arm7"], indirect=True)
+@pytest.mark.parametrize("reason", ["missing_joint", "not_finite"])
+def test_joint_states_that_cannot_be_used_are_as_good_as_silence(safety, reason):
+    give(safety, STAMP)
+    names, home = safety.wire.joint_names, np.array(safety.wire.robot.home_qpos)
+    for i in range(1, 13):
+        safety.clock[0] = 0.01 * i
+        if reason == "missing_joint":
+            state = messages.joint_state(names[1:], home[1:], np.zeros(6), STAMP + i * 10_000_000)
+        else:
+            state = messages.joint_state(names, home * np.where(np.arange(7) == 3, np.nan, 1.0), np.zeros(7), STAMP + i * 10_000_000)
+        safety._on_state(state)
+        safety._watch()
+    assert safety.status.counts[reason] == 12
+    assert safety.status.counts["stale_state"] == 1
+    assert safety.guard.state == "holding"
+
+
+def test_a_commander_whom_nobody_can_hear_is_told_by_name(safety):
+    """One who publishes as best effort, where commands are heard reliably alone: ROS delivers none of them."""
+    with_events, end = SingleThreadedExecutor(context=safety.node.context), time.monotonic() + 60.0
+    with_events.add_node(safety.node)
+    safety.node.create_publisher(safety.wire.command_kind, "command", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    while not safety.status.counts["incompatible_qos"]:
+        assert time.monotonic() < end
+        with_events.spin_once(timeout_sec=0.05)
+    with_events.shutdown()
+    assert not safety.controller
+
+
+def test_two_safety_nodes_of_one_name_stop_the_robot_until_one_is_gone(make_node):
+    """Two graphs of the same domain: each would pass on what the other's adapter says. Of one that was killed, nothing is heard any more."""
+    alone, end = SafetyNode(make_node()), time.monotonic() + 60.0
+    executor, beats = SingleThreadedExecutor(context=alone.node.context), []
+    executor.add_node(alone.node)
+    alone.node.create_subscription(Header, "safety/heartbeat", beats.append, runtime.STREAM_IN)
+
+    def until(true):
+        while not true():
+            assert time.monotonic() < end
+            executor.spin_once(timeout_sec=0.05)
+
+    until(lambda: len(beats) > 2)
+    assert alone.guard.state == "idle"
+    other = SafetyNode(make_node())
+    executor.add_node(other.node)
+    until(lambda: alone.guard.state == other.guard.state == "stopped")
+    assert alone.status.counts["two_publishers"] == 1
+    assert reset(alone)[0]
+    until(lambda: alone.guard.state == "stopped")
+    executor.remove_node(other.node)
+    heard = len(beats)
+    until(lambda: len(beats) > heard + 2)
+    assert reset(alone)[0]
+    until(lambda: len(beats) > heard + 5)
+    assert alone.guard.state == "idle"
+    executor.shutdown()
 
 
 # ---- emergency stops --------------------------------------------------------------------------------------------------------
@@ -287,3 +351,16 @@ def test_a_car_that_brakes_when_the_node_is_asked_to_end_takes_no_command_any_mo
     assert safety.guard.state == "stopped"
     assert safety.status.counts["forwarded"] == forwarded
     np.testing.assert_allclose(safety.guard._sent[0], 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("safety", ["arm7"], indirect=True)
+def test_where_a_command_is_missing_the_controller_has_longer_for_the_next_and_nobody_else_is_told(safety):
+    """Whoever decides, and whoever judges, would else take it for another command, and wait longer for it."""
+    for period in (0, 1, 3):
+        stamp, safety.clock[0] = STAMP + period * 20_000_000, 0.02 * period
+        measure(safety, stamp)
+        give(safety, stamp)
+    times = lambda sent: [messages.command_arrays(m, safety.wire.joint_names).time[0] for m in sent]  # noqa: E731
+    np.testing.assert_allclose(times(safety.controller), [0.02, 0.02, 0.04])
+    np.testing.assert_allclose(times(safety.executed), [0.02, 0.02, 0.02])
+    assert safety.status.counts["cut"] == 0

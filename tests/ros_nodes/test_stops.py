@@ -106,6 +106,22 @@ def test_whoever_dies_is_noticed_in_time_and_can_be_started_anew_at_once(operato
     operator.flows()
 
 
+def test_where_half_of_what_is_measured_is_lost_and_the_rest_is_50_ms_late_the_robot_is_driven_on(operator):
+    """What is missing for too long brakes it, by name; the next command drives it again, and nobody has to come."""
+    operator.flows()
+    before = dict(operator.said["safety"])
+    try:
+        assert operator.set("robot", lost=0.5, late=0.05) == ["", ""]
+        for _ in range(2):
+            operator.flows()
+            assert operator.said["safety"]["state"] in ("tracking", "holding")
+    finally:
+        operator.set("robot", lost=0.0, late=0.0)
+    operator.flows()
+    for name in ("jump", "does_not_follow", "two_publishers", "estop", "stopped"):
+        assert operator.count("safety", name) == int(before.get(name, 0)), name
+
+
 def test_without_a_safety_node_nothing_moves_and_the_trial_goes_on_when_one_is_there_again(operator):
     """Its death is told by name; the robot's controller keeps the last command, and the decision that was open is not learned from."""
     without_safety_node(operator, dies=True)

@@ -126,9 +126,10 @@ def supervisor(monkeypatch):
 
     made = object.__new__(supervisor_node.SupervisorNode)
     made.roster, made.patience, made.autostart = Roster(("adapter",), ("adapter",), 1.0, 60.0), 1000.0, True
-    made.status = SimpleNamespace(counts=Counter(), publish=lambda *_, **__: None, tell=lambda **_: None, refused=lambda *_: None)
+    made.refused = []
+    made.status = SimpleNamespace(counts=Counter(), publish=lambda *_, **__: None, tell=lambda **_: None, refused=lambda _, text: made.refused.append(text))
     made._clients = {"adapter": SimpleNamespace(service_is_ready=lambda: True, call_async=call_async, remove_pending_request=lambda future: None)}
-    made._ready, made._said, made._dead, made._asked = {}, {"adapter": ""}, (), None
+    made._ready, made._said, made._told, made._dead, made._asked = {}, {"adapter": ""}, {"adapter": 0.0}, (), None
     made._begin(Goal.ACTIVE)
 
     def look(now, said):
@@ -161,6 +162,39 @@ def test_startup_asks_again_and_a_node_may_be_configured_any_number_of_times(sup
         made._asked = None
         look(start + 1, "active")
     assert asked == ["configure"] * 10
+
+
+def told(message):
+    """A node's status."""
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+    return DiagnosticArray(status=[DiagnosticStatus(message=message, values=[KeyValue(key="ready", value="false")])])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("to be configured", "there is no such file", "adapter cannot be configured: there is no such file"),
+        ("to be configured", None, "adapter cannot be configured and does not say why; it said last: to be configured"),
+        (None, None, "adapter cannot be configured and does not say why; it said last: it has said nothing"),
+    ],
+)
+def test_why_a_node_cannot_be_configured_is_waited_for(supervisor, before, after, said):
+    """Its answer comes first, what it says of it a little later, or never."""
+    made, asked, look = supervisor
+    if before is not None:
+        made._on_status("adapter", told(before))
+    look(10.1, "unconfigured")
+    made._on_changed(made._asked[0], made._asked[2])  # nothing has succeeded
+    look(11.0, "unconfigured")
+    assert (asked, made.refused) == (["configure"], [])
+    if after is not None:
+        made._on_status("adapter", told(after))
+    made.autostart = False
+    look(11.1 if after is not None else 13.3, "unconfigured")
+    assert made.refused == [said]
+    look(20.0, "unconfigured")
+    assert (asked, made.refused) == (["configure"], [said])
 
 
 def test_only_nodes_can_be_managed():

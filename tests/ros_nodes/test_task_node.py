@@ -1,13 +1,25 @@
-"""For how long the task node waits, and what it says meanwhile; no message is sent."""
+"""For how long the task node waits, and what it says meanwhile: but for the goal's test, no message is sent."""
 
 import math
+import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
-from metarl.ros_nodes import messages, task_node
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import PoseStamped
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from std_srvs.srv import Trigger
+
+from metarl import robots
+from metarl.ros_nodes import messages, runtime, task_node
 from metarl.ros_nodes.events import Event
 
 # ROS's message packages import a parser that imports what Python has deprecated
@@ -25,7 +37,7 @@ def task(monkeypatch):
     def make(patience):
         made = object.__new__(task_node.TaskNode)
         made.task, made.patience, made._news, made._delay, made._stopped = SimpleNamespace(name="arm_reach"), patience, 0.0, "", False
-        made._ready, made._episode_from, made._asked = {"adapter": True, "safety": True}, 1, object()
+        made._ready, made._episode_from, made._asked, made._next_goal = {"adapter": True, "safety": True}, 1, object(), None
         made.status = SimpleNamespace(ready=True, publish=lambda text, **_: said.append(text), refused=lambda reason, text: said.append(reason))
 
         def look(now):
@@ -97,3 +109,77 @@ def test_an_action_that_answers_no_number_is_refused_by_name(task, name, number)
     made._on_action(messages.numbers(tuple(values), values.values()))
     assert made._action[0] == 3
     assert made._action[1].tolist() == [0.25, 0.5]
+
+
+# ---- a goal that is heard too late ------------------------------------------------------------------------------------------
+
+
+class Simulator:
+    """What the task node needs around it, in its own process: a robot at home, and a target that goes where it is heard to go when an episode begins."""
+
+    def __init__(self, node):
+        self.node, self.asked, self.goal, self.target, self.events, self.ears = node, 0, None, (0.45, 0.0, 0.3), [], None
+        self.home, self.joints = np.array(robots.load("arm7").home_qpos), node.create_publisher(JointState, "joint_states", runtime.STREAM)
+        self.shown = node.create_publisher(PoseStamped, "measured/target", runtime.STREAM)
+        self.ready = [node.create_publisher(DiagnosticArray, f"{name}_status", runtime.LATCHED) for name in ("adapter", "safety")]
+        for publisher in self.ready:
+            publisher.publish(DiagnosticArray(status=[DiagnosticStatus(values=[KeyValue(key="ready", value="true")])]))
+        node.create_subscription(Float64MultiArray, "task/events", self.events.append, runtime.HISTORY)
+        node.create_service(Trigger, "begin_episode", self.begin)
+        runtime.steady_timer(node, 0.02, self.tell)
+
+    def pose(self, place):
+        message = PoseStamped()
+        message.header.stamp, message.header.frame_id, message.pose.orientation.w = messages.to_time(time.time_ns()), messages.BASE_FRAME, 1.0
+        message.pose.position.x, message.pose.position.y, message.pose.position.z = place
+        return message
+
+    def tell(self):
+        self.shown.publish(self.pose(self.target))
+        self.joints.publish(messages.joint_state(robots.load("arm7").joint_names, self.home, np.zeros(7), time.time_ns()))
+
+    def begin(self, request, response):
+        self.asked += 1
+        if self.goal is not None:
+            self.target = (self.goal.pose.position.x, self.goal.pose.position.y, self.goal.pose.position.z)
+        response.success, response.message = True, str(time.time_ns())
+        return response
+
+    def listen(self):
+        self.ears = self.node.create_subscription(PoseStamped, "task/next_goal", lambda message: setattr(self, "goal", message), runtime.COMMAND)
+
+
+def test_a_goal_that_the_simulator_hears_after_the_request_for_its_episode_is_asked_for_again(domain, monkeypatch):
+    """Whoever offers an episode may find the goal's publisher later than the request. Once is enough: who puts the target elsewhere is not asked for ever."""
+    for name, value in domain.variables().items():
+        monkeypatch.setenv(name, value)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    given = [Parameter(k, value=v) for k, v in {"task": "arm_reach", "patience": 500.0}.items()]
+    node, other = rclpy.create_node("task", context=context, parameter_overrides=given), rclpy.create_node("other", context=context)
+    made, world, executor = task_node.TaskNode(node), Simulator(other), SingleThreadedExecutor(context=context)
+    mouth = other.create_publisher(PoseStamped, "task/goal", runtime.COMMAND)
+
+    def until(true):
+        end = time.monotonic() + 60.0
+        while not true():
+            assert time.monotonic() < end
+            executor.spin_once(timeout_sec=0.05)
+
+    for one in (node, other):
+        executor.add_node(one)
+    try:
+        mouth.publish(world.pose((0.5, 0.1, 0.4)))
+        until(lambda: made._delay == "" and made._episode_from is not None and made._goal_missing())
+        asked, seen = world.asked, time.monotonic() + 0.5
+        until(lambda: time.monotonic() > seen)
+        assert (world.asked, world.events) == (asked, [])  # nobody has heard anything new
+        world.listen()
+        until(lambda: world.events)
+        assert world.asked == asked + 1
+        assert world.target == (0.5, 0.1, 0.4)
+    finally:
+        executor.shutdown()
+        for one in (node, other):
+            one.destroy_node()
+        context.try_shutdown()

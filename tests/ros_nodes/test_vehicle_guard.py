@@ -275,6 +275,39 @@ def test_vehicles_that_are_told_to_stay_or_move_badly_are_left_alone(robot, want
     assert guard.state is State.TRACKING
 
 
+def wavering(robot, t):
+    """What a hover, or a car that stands, may be told, a little more and a little less of it."""
+    return tuple(rest + 0.002 * (high - low) * np.sin(3 * t) for rest, (low, high) in zip(robot.rest, robot.command_limits, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("robot", "told_at", "pose_at", "found"),
+    [
+        (QUADROTOR, lambda t: wavering(QUADROTOR, t), lambda t: LEVEL, True),
+        (QUADROTOR, lambda t: wavering(QUADROTOR, t), lambda t: LEVEL + 1e-12 * np.array([0, 0, np.sin(t), 0, 0, 0, 0]), False),
+        (QUADROTOR, lambda t: wavering(QUADROTOR, 0.3 * (t < 5)), lambda t: LEVEL + 1e-9 * (t < 5.2) * np.array([np.sin(t), 0, 0, 0, 0, 0, 0]), False),
+        (CAR, lambda t: (0.0, 0.3 * np.sin(t)), lambda t: LEVEL, False),
+    ],
+    ids=["frozen", "hovering well", "hovering perfectly", "steering"],
+)
+def test_odometry_of_a_hover_that_repeats_itself_whatever_is_told_is_not_believed(robot, told_at, pose_at, found):
+    """Bit for bit. In a simulation without noise a perfect hover does so, too, but then it is told the same all the time."""
+    guard, rejected = guarded(robot), None
+    for i in range(1, 500):
+        now, stamp = 0.02 * i, (1000 + 20 * i) * MS
+        try:
+            guard.measure(stamp, pose_at(now), np.zeros(6), now)
+        except Rejected as given:
+            rejected = given
+            break
+        guard.judge(command(stamp, *told_at(now)), now)
+    assert (rejected is not None) is found
+    if found:
+        assert rejected.reason == "does_not_follow"
+        assert "bit for bit" in guard.stop_cause
+        assert 0.5 < now < 1.2
+
+
 def test_standing_still_is_counted_from_each_command_stream_anew():
     """2 m are asked for, then nobody speaks; then 2 m again."""
     guard, stamp, now = guarded(), 1000 * MS, 0.0
@@ -397,3 +430,39 @@ def test_nothing_outside_the_limits_is_sent_to_a_vehicle_in_motion(robot):
         wish = np.where(np.isfinite(wish), np.clip(wish, low, high), np.array(robot.rest))
     assert passed > 0.6 * len(sent)
     assert moving > 0.5 * passed
+
+
+@pytest.mark.parametrize("robot", [CAR, QUADROTOR], ids=["car", "quadrotor"])
+def test_where_half_is_lost_and_the_rest_50_ms_late_a_vehicle_goes_on_within_its_limits(robot):
+    """Of odometry and of commands alike. What is missing for too long is told by name and brakes the vehicle, and the next command drives it again."""
+    rng, slow = np.random.default_rng(4), replace(robot, slew_limits=tuple(0.1 * limit for limit in robot.slew_limits))
+    low, high, step = *np.array(slow.command_limits).T, np.array(slow.slew_limits) * 0.01
+    guard, body, causes, passed, before, behind = VehicleGuard(slow), Moving(robot, rng), set(), 0, np.array(slow.rest), np.zeros(len(low))
+    rest = before
+    measured, commands = {}, {}  # what arrives when, in ticks of 10 ms
+    for i in range(3000):
+        now, stamp = 0.01 * i, (1000 + 10 * i) * MS
+        body.go_on(0.01)
+        if rng.random() < 0.5:
+            measured[i + 5] = stamp, *body.measured()
+        sent, behind = [], np.maximum(behind - step, 0.0)
+        if i in measured:
+            guard.measure(*measured[i], now)
+            if i % round(100 * robot.control_dt) == 0 and rng.random() < 0.5:
+                commands[i + 5] = command(measured[i][0], *(rest + 0.3 * rng.uniform(low - rest, high - rest)))
+        if i in commands:
+            sent.append(guard.judge(commands[i], now))
+            passed += 1
+        stop = guard.watch(now)
+        if stop is not None:
+            causes.add(stop.cause.reason)
+        sent += [given for given in (stop and stop.command, guard.follow(now)) if given is not None]
+        for given in sent:
+            behind, before = behind + np.abs(given.qpos[0] - before), given.qpos[0]
+            assert ((before >= low) & (before <= high)).all()
+            assert (behind <= 4 * np.array(slow.slew_limits) * slow.control_dt + 1e-9).all()
+            body.told = before
+        assert guard.state is not State.STOPPED
+    assert passed > 0.1 * 30.0 / robot.control_dt
+    assert causes
+    assert causes <= {"stale_command", "stale_state"}

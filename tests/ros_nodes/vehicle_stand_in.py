@@ -28,12 +28,10 @@ class StandIn(Measured):
         super().__init__(node)
         runtime.Status(node).publish("standing in for a vehicle", ready=True)
 
-    def measure(self):
-        stamp = self.now()
+    def measured(self, stamp):
         for place, middle in self.places:
             place[..., 0] = middle[..., 0] + 0.05 * math.sin(3e-9 * stamp)
-        for channel, found, publisher in self.says.values():
-            publisher.publish(channel.say(found, stamp))
+        return [(publisher, channel.say(found, stamp)) for channel, found, publisher in self.says.values()]
 
 
 if __name__ == "__main__":
