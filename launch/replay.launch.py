@@ -1,4 +1,5 @@
-"""A bag on the graph again: `ros2 launch metarl replay.launch.py bag:=runs/bags/today rate:=1.0`; the adaptation is made again and compared.
+"""A bag on the graph again: `ros2 launch metarl replay.launch.py bag:=runs/bags/today rate:=1.0`; the adaptation is made again and
+compared, and the bag's topics are played under `replay/`, where no robot listens.
 
 Nodes, parameters and remappings stand in `metarl.ros_nodes.graph`; here they are only handed to ROS.
 """
@@ -18,7 +19,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("bag", description="folder of the bag"),
         DeclareLaunchArgument("policy", default_value="", description="a meta-parameters file, or zoo:TASK/ALGORITHM; none: the one that was recorded"),
         DeclareLaunchArgument(
-            "rate", default_value="0.0", description="how much faster than it was; 0.0: at once, and nothing but the comparison is published"
+            "rate", default_value="0.0", description="how much faster than it was, under replay/; 0.0: at once, and nothing but the comparison is published"
         ),
         DeclareLaunchArgument("namespace", default_value="", description="of all nodes and topics"),
     ]

@@ -78,6 +78,15 @@ class Measurable(Adapter, Protocol):
         ...
 
 
+@runtime_checkable
+class Believing(Protocol):
+    """An Adapter that takes its task to be a Gaussian over a latent, and can tell which."""
+
+    def believed(self) -> Tensor:
+        """(M, R, 2 L) after all that was observed: the mean, then the standard deviation."""
+        ...
+
+
 class Privileged(Protocol):
     """An Adapter that must be told the task: the oracle, which is a reference and never runs on a robot."""
 

@@ -26,6 +26,7 @@ MAX_RATE = (4.0, 4.0, 2.0)  # rad/s
 RATE_GAIN = (0.15, 0.175, 0.11)  # N·m·s/rad: time constants of 40, 40 and 100 ms
 MAX_TORQUE = (0.9, 0.9, 0.15)  # N·m: a third of the thrust to one side; yaw has only the rotors' drag
 MOTOR_LAG = 0.04  # s
+LEAST_THRUST = 0.3 * HOVER  # N, of a stop: whoever falls turns over, and what is measured may be wrong
 LEVELLING, SINKING = 4.0, 4.0  # 1/s: how fast a stop turns a tilted frame level, and ends its climbing or sinking
 # places of the rotors in the frame: front left, rear left, rear right, front right
 ROTORS = tuple((ARM * math.cos(a), ARM * math.sin(a)) for a in (math.pi / 4, 3 * math.pi / 4, -3 * math.pi / 4, -math.pi / 4))
@@ -96,14 +97,18 @@ def of_twist(twist: Twist, before: Sequence[float]) -> Vec:
 
 
 def safe(before: Sequence[float], attitude: WXYZ | None, vertical_speed: float, elapsed: float) -> Vec:
-    """Turn level and end climbing or sinking; without a known attitude, stop turning and hover."""
+    """Turn level and end climbing or sinking; without a known attitude, stop turning and hover.
+
+    The thrust is proportional to `vertical_speed` around the hover of a body without a load: whoever calls it adds what has summed up of it, or one that is
+    heavier, or has weaker rotors, sinks for ever.
+    """
+    thrust = HOVER - SINKING * MASS * vertical_speed
     if attitude is None:
-        return HOVER, 0.0, 0.0, 0.0
+        return clamp(thrust, LEAST_THRUST, MAX_THRUST), 0.0, 0.0, 0.0
     w, x, y, z = attitude
     up = (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y))  # the world's, in the frame
-    thrust = (HOVER - SINKING * MASS * vertical_speed) / max(up[2], 0.5)
     roll, pitch = (clamp(LEVELLING * v, -m, m) for v, m in zip((-up[1], up[0]), MAX_RATE[:2], strict=True))
-    return clamp(thrust, 0.0, MAX_THRUST), roll, pitch, 0.0
+    return clamp(thrust / max(up[2], 0.5), LEAST_THRUST, MAX_THRUST), roll, pitch, 0.0
 
 
 SPEC = VehicleSpec(

@@ -152,7 +152,7 @@ class VehicleSpec(RobotSpec):
         twist_of: a command (C,) as a twist.
         of_twist: a twist as command (C,); the second argument is the command before, for what a twist of 0 does not say.
         safe: the next command on the way to a standstill, or to a level hover. Arguments: the command before (C,); attitude, where it is
-            known; vertical speed in m/s; seconds since the command before.
+            known; vertical speed in m/s, with what has summed up of it where a load may pull (`vehicle_guard.summed`); seconds since the command before.
         prefix: of the readings `pos`, `quat`, `linvel`, `angvel` (world frame) that are the vehicle's own.
         command_topic, state_topic, imu_topic: ROS topics (relative): TwistStamped, Odometry, Imu.
     """

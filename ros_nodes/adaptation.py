@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from metarl.algorithm import Accountable, Adapter, Measurable, MetaRLAlgorithm
+from metarl.algorithm import Accountable, Adapter, Believing, Measurable, MetaRLAlgorithm
 from metarl.experience import Experience, parts_of, state_of
 from metarl.ros_nodes.collapse import Collapse
 from metarl.tasks.batched_env import Step
@@ -219,11 +219,13 @@ class SafeAdapter:
         return Experience(*self.version, under_way, state_of(self._adapter))
 
     def numbers(self) -> dict[str, float]:
-        """How it is doing, for whoever watches."""
+        """How it is doing, for whoever watches; and what it believes, belief_0 and on, where it can tell: see `metarl.algorithm.Believing`."""
         known = ("accepted", "excluded", "rollbacks")
+        belief = self._adapter.believed().flatten().tolist() if isinstance(self._adapter, Believing) else ()
         return {
             "version_epoch": self.version[0], "version_sequence": self.version[1], "distance": self.distance, "milliseconds": self.milliseconds,
             "learning": float(self._learns), **{name: float(self.counts[name]) for name in known},
+            **{f"belief_{i}": number for i, number in enumerate(belief)},
         }  # fmt: skip
 
     # ---- inside -----------------------------------------------------------------------------------------------------------

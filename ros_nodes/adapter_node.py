@@ -14,7 +14,8 @@ adapts by gradient, does within an episode nothing that it did not do at its beg
 
 Subscribes `events` (from the task node), the robot's own state, `seen/...`, `executed` (what the safety node let through).
 Publishes `~/command` (JointTrajectory or TwistStamped, stamped like the event that it answers), `~/action`, `~/used` (what it decided on), `~/adaptation`
-(how it is doing), `~/status`, `~/heartbeat`. Services: `~/enable_adaptation` (SetBool), `~/reset_adaptation`, `~/save_adapted` (Trigger).
+(how it is doing; of PEARL and VariBAD also what they believe, mean and standard deviation as belief_0 and on), `~/status`, `~/heartbeat`.
+Services: `~/enable_adaptation` (SetBool), `~/reset_adaptation`, `~/save_adapted` (Trigger).
 `save_adapted` writes a meta-parameters file whose adapters begin with what was understood.
 Parameters: meta_parameters (a file, or zoo:TASK/ALGORITHM), robot (the file must be for it), and those of `wired`; adapted_folder; clock_may_leap;
 and, at any time, SETTINGS below.

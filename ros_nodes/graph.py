@@ -78,6 +78,7 @@ class Choice:
         record: whether a bag is written.
         bag: the folder of that bag, which must not exist yet; "" names one after the date.
         config: a YAML file of parameters, or the name of one of launch/config: what the robot's joints and topics are called.
+        only: one node of this graph, e.g. to start it anew in a graph that has lost it; or all.
     """
 
     policy: str = "zoo:arm_slide/rl2"
@@ -93,6 +94,7 @@ class Choice:
     record: bool = False
     bag: str = ""
     config: str = ""
+    only: str = "all"
 
 
 class Arm(Choice):
@@ -134,6 +136,7 @@ CHOICES = {
     "robot": ("sim", "hardware"),
     "pace": ("lockstep", "realtime"),
     "mode": ("auto", "adapt", "frozen", "shadow"),
+    "only": ("all", "sim", "safety", "adapter", "task", "supervisor", "recorder"),
 }
 # s: a simulated robot shares this machine's processor with everything else, and in lockstep its time stands still between commands; resets move it at once
 _TIMEOUTS: dict[str, dict[str, Value]] = {
@@ -150,7 +153,7 @@ def graph(choice: Choice, observers: int = 0) -> tuple[NodeSpec, ...]:
         observers: how many besides the adapter will listen to the task's events; the trial waits for them.
 
     Raises:
-        ValueError: a choice does not exist, a number is less than 0, or the task has no robot.
+        ValueError: a choice does not exist, a number is less than 0, the task has no robot, or the graph does not have the only node that is wanted.
     """
     from metarl import tasks
 
@@ -189,7 +192,14 @@ def graph(choice: Choice, observers: int = 0) -> tuple[NodeSpec, ...]:
         nodes.append(NodeSpec("recorder", "recorder_node", {"bag": choice.bag, "about": json.dumps(asdict(choice)), "start": True}))
     if choice.config:
         nodes = [replace(node, files=(config_file(choice.config),)) for node in nodes]
-    return tuple(nodes)
+    return tuple(nodes) if choice.only == "all" else (_one(nodes, choice.only),)
+
+
+def _one(nodes: list[NodeSpec], name: str) -> NodeSpec:
+    for node in nodes:
+        if node.name == name:
+            return node
+    raise ValueError(f"only is {name!r}, and this graph has {', '.join(node.name for node in nodes)}")
 
 
 def replay(bag: str, policy: str = "", rate: float = 0.0) -> tuple[NodeSpec, ...]:

@@ -362,15 +362,15 @@ class Speakers:
             raise Rejected("two_publishers", "two publishers speak on the command topic")
 
     @staticmethod
-    def check(nodes: Iterable[str]) -> None:
-        """Refuse where nodes of different names publish; of two with the same name, one may be dead.
+    def check(nodes: Iterable[str], topic: str) -> None:
+        """Refuse where nodes of different names publish on a topic; of two with the same name, one may be dead.
 
         Raises:
             Rejected: two_publishers.
         """
         names = sorted(set(nodes))
         if len(names) > 1:
-            raise Rejected("two_publishers", f"{' and '.join(names)} publish on the command topic")
+            raise Rejected("two_publishers", f"{' and '.join(names)} publish on {topic}")
 
 
 class Button:

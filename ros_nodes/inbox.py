@@ -47,7 +47,7 @@ class Inbox:
         may_leap: bool,
     ) -> None:
         self._task, self._status, self._on_news, self._on_set_back, self._on_set_ahead = task, status, on_news, on_set_back, on_set_ahead
-        self._may_leap = may_leap
+        self._may_leap, self._wire = may_leap, wire
         self._latest: dict[str, tuple[int, Readings]] = {}  # topic -> stamp and readings
         self._all: Readings | None = None  # of all topics, until something new comes
         self._arrival: dict[str, float] = {}  # topic -> s on the steady clock, when that stamp first came in
@@ -56,10 +56,14 @@ class Inbox:
         found = channels(wire, task, needs, source)
         self._topics = [channel.topic for channel in found]
         for channel in found:
-            node.create_subscription(channel.kind, channel.topic, partial(self._take, channel), runtime.STREAM_IN)
+            quality = runtime.STATE_IN if channel is found[0] else runtime.STREAM_IN
+            node.create_subscription(channel.kind, channel.topic, partial(self._take, channel), quality)
 
     def _take(self, channel: Channel, message: Any) -> None:
         topic = channel.topic
+        if topic == self._topics[0] and topic in self._latest and not self._wire.concerns(message):
+            self._status.counts["foreign_joints"] += 1
+            return
         try:
             found, stamp = channel.hear(message), messages.stamp_of(message)
             readings.check(self._task, found)

@@ -31,6 +31,7 @@ _HELP = {
     "record": "write a bag of everything that a replay needs",
     "bag": "the folder of that bag; none: named after the date",
     "config": "a YAML file of parameters, or the name of one of launch/config: joint names and topics",
+    "only": "one node alone, e.g. adapter, to start it anew with the arguments of its graph",
 }
 
 

@@ -187,6 +187,8 @@ def odometry_arrays(message: Odometry) -> tuple[Array, Array]:
         Rejected: wrong_frame, not_finite, or wrong_shape where the quaternion is none.
     """
     _check_frame(message.header.frame_id, "odometry", ODOM_FRAME)
+    if message.child_frame_id == ODOM_FRAME:  # nav_msgs/Odometry: the twist is given in it. What the body's frame is called is its driver's business
+        raise Rejected("wrong_frame", f"odometry whose twist is given in {ODOM_FRAME!r} as well, expected is the body's frame")
     turn = message.pose.pose.orientation
     pose = np.array([*_numbers(message.pose.pose.position), turn.w, turn.x, turn.y, turn.z])
     twist = np.array([*_numbers(message.twist.twist.linear), *_numbers(message.twist.twist.angular)])
@@ -285,8 +287,13 @@ def planned_command(trajectory: JointTrajectory, stamp: int) -> Command:
     return Command(stamp, time, trajectory.qpos.double().numpy(), trajectory.qvel.double().numpy(), gripper)
 
 
-def command_message(command: Command, joint_names: Sequence[str], fingers: Sequence[str] = (), width: tuple[float, float] = (0.0, 0.0)) -> JointTrajectoryMsg:
+def command_message(
+    command: Command, joint_names: Sequence[str], fingers: Sequence[str] = (), width: tuple[float, float] = (0.0, 0.0), evenly: bool = False
+) -> JointTrajectoryMsg:
     """The command with its stamp; a stamp of 0 tells a controller to begin at once.
+
+    Without velocities a trajectory controller goes from pose to pose `evenly`; with them, on cubics (ros2_controllers, joint_trajectory_controller,
+    "Trajectory Representation").
 
     Where it drives the gripper, the joints of that, `fingers`, come last: their effort, and as position the end of `width` (m) that it drives them to, which
     is what a gripper's own driver wants to know (control_msgs/GripperCommand).
@@ -297,19 +304,19 @@ def command_message(command: Command, joint_names: Sequence[str], fingers: Seque
     for time, qpos, qvel in zip(command.time, command.qpos, command.qvel, strict=True):
         ns = round(float(time) * SECOND)
         when = Duration(sec=ns // SECOND, nanosec=ns % SECOND)
-        message.points.append(JointTrajectoryPoint(positions=qpos.tolist(), velocities=qvel.tolist(), time_from_start=when))
+        message.points.append(JointTrajectoryPoint(positions=qpos.tolist(), velocities=[] if evenly else qvel.tolist(), time_from_start=when))
     if command.gripper is not None:
         for point, effort in zip(message.points, command.gripper, strict=True):
             point.effort = [0.0] * len(joint_names) + effort.tolist()
             point.positions.extend(np.where(effort > 0.0, width[1], width[0]).tolist())
-            point.velocities.extend([0.0] * len(effort))
+            point.velocities.extend([] if evenly else [0.0] * len(effort))
     return message
 
 
 def command_arrays(message: JointTrajectoryMsg, joint_names: Sequence[str], fingers: Sequence[str] = ()) -> Command:
     """The command with its columns in the order of `joint_names`; whether it may be carried out is the safety node's question.
 
-    `fingers` are joints of a gripper, which it may drive as well, all or none.
+    `fingers` are joints of a gripper, which it may drive as well, all or none. A set-point need not say velocities: they are 0 then.
 
     Raises:
         Rejected: missing_joint, unknown_joint or wrong_shape.
@@ -324,6 +331,9 @@ def command_arrays(message: JointTrajectoryMsg, joint_names: Sequence[str], fing
         raise Rejected("wrong_shape", "command without points")
     columns = []
     for kind in ("positions", "velocities", "effort")[: 3 if driven else 2]:
+        if kind == "velocities" and len(message.points) == 1 and not message.points[0].velocities:
+            columns.append(np.zeros((1, len(names))))
+            continue
         for s, point in enumerate(message.points):
             if len(getattr(point, kind)) != len(names):
                 raise Rejected("wrong_shape", f"point {s} has {len(getattr(point, kind))} {kind}, expected {len(names)}")

@@ -60,6 +60,10 @@ class Referee:
         """The robot's clock was set, and says `stamp` (ns) now: for how long a decision has lasted nobody knows, so its whole time is waited for from here."""
         self._from = stamp
 
+    def lasted(self, stamp: int) -> float:
+        """Seconds of the open decision until `stamp` (ns), by the robot's clock."""
+        return (stamp - self._from) * 1e-9
+
     def over(self, measured: Readings, stamp: int, motion: float) -> bool:
         """Whether the decision that answers the latest event has had its effect.
 
@@ -73,7 +77,7 @@ class Referee:
         """
         assert self.event is not None, "begin_episode must come first"
         whole = self.task.decision_dt if self.task.rests else motion  # where a decision is more than its motion, the rest is waited for
-        passed = (stamp - self._from) * 1e-9 - whole
+        passed = self.lasted(stamp) - whole
         if passed <= -1e-6 or passed >= self.task.settle_time:
             return passed > -1e-6
         return bool(self.task.at_rest(readings.complete(self.task, self.needs, measured)))

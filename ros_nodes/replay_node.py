@@ -1,6 +1,7 @@
-"""replay: plays a bag on its topics again, and makes its adaptation again: ends with exit status 0 where every action is the recorded one, bit for bit.
+"""replay: makes a bag's adaptation again, and plays its topics: ends with exit status 0 where every action is the recorded one, bit for bit.
 
-Publishes the bag's topics, unless the rate is 0, and `~/status`. Parameters: bag (folder), policy (other meta-parameters), rate (0: at once).
+Publishes the bag's topics, unless the rate is 0, all of them under `replay/`, where no robot, guard or clock listens: commands of yesterday move nothing
+today. And `~/status`. Parameters: bag (folder), policy (other meta-parameters), rate (0: at once).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from metarl.ros_nodes.replay import loop_of, read, replay
 
 AHEAD = 0.01  # s between two looks at what is due
 FASTEST = 1e6  # times as fast as it was
+PLACE = "replay"  # in front of every topic, relative: a recorded name is absolute, and would reach the robot itself, past its safety node
 
 
 class ReplayNode:
@@ -60,7 +62,7 @@ class ReplayNode:
             if topic not in self._publishers:
                 package, _, name = kind.partition("/msg/")
                 message_kind = getattr(importlib.import_module(f"{package}.msg"), name)
-                self._publishers[topic] = message_kind, self.node.create_publisher(message_kind, topic, runtime.HISTORY)
+                self._publishers[topic] = message_kind, self.node.create_publisher(message_kind, f"{PLACE}/{topic.lstrip('/')}", runtime.HISTORY)
             message_kind, publisher = self._publishers[topic]
             publisher.publish(deserialize_message(data, message_kind))
             self._next = next(self._messages, None)

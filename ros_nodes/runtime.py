@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from metarl.ros_nodes.supervision import BUSY
 COMMAND = QoSProfile(depth=10)  # reliable and volatile: a command is never repeated to somebody who comes later
 STREAM = QoSProfile(depth=1)  # published reliably, so that it fits every subscriber
 STREAM_IN = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)  # only the newest counts; fits every driver
+STATE_IN = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)  # of a topic that others may speak on as well
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ANSWERS = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 HISTORY = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)  # whoever comes later gets all of it, in order
@@ -281,7 +283,7 @@ def run(name: str, make: Callable[[Node], RunningNode], kind: type[Node] = Node)
 
     Args:
         name: of the node.
-        make: what the node does; a method `close` of it is called before the node goes.
+        make: what the node does; a method `close` of it is called before the node goes, however it ends: a safety node brakes the robot there.
         kind: of rclpy's nodes.
     """
     sys.exit(_run(name, make, kind))
@@ -296,29 +298,46 @@ def _run(name: str, make: Callable[[Node], RunningNode], kind: type[Node]) -> in
         rclpy.init(signal_handler_options=rclpy.SignalHandlerOptions.NO)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda received, _: signals.append(received))
-        node = kind(name)
-        try:
-            running = make(node)
-            settle()
-            executor = _executor()
-            executor.add_node(node)
-            while rclpy.ok() and not signals and not running.finished and (parent is None or os.getppid() == int(parent)):
-                executor.spin_until_future_complete(Future(), timeout_sec=LOOK_PERIOD)  # which never is
-                if _failures:
-                    raise _failures[0]
-            close = getattr(running, "close", None)
-            if close is not None:
-                close()
-        except (ValueError, TypeError, OSError, RuntimeError, ParameterException) as error:
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            return 1
-        return 0
+        return _live(name, make, kind, lambda: bool(signals) or (parent is not None and os.getppid() != int(parent)))
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
         # on its way out Fast DDS spins until its other threads let go (DomainParticipant::set_listener): at a real-time priority they might never run
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         rclpy.try_shutdown()
+
+
+def _live(name: str, make: Callable[[Node], RunningNode], kind: type[Node], over: Callable[[], bool]) -> int:
+    """Exit status of a node that works until its own end, a failure, or that of `over`; it is closed in every case."""
+    running, status = None, 0
+    try:
+        node = kind(name)
+        running = make(node)
+        settle()
+        executor = _executor()  # kept until the end: what is closed may want to hear something
+        executor.add_node(node)
+        while rclpy.ok() and not running.finished and not over():
+            executor.spin_until_future_complete(Future(), timeout_sec=LOOK_PERIOD)  # which never is
+            if _failures:
+                raise _failures[0]
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except Exception as error:
+        status = _failed(name, error)
+    try:
+        if (close := getattr(running, "close", None)) is not None:
+            close()
+    except Exception as error:
+        status = _failed(name, error)
+    return status
+
+
+def _failed(name: str, error: Exception) -> int:
+    """Exit status of a node that failed. What no node raises on purpose is told with the place where it happened."""
+    if not isinstance(error, ValueError | TypeError | OSError | RuntimeError | ParameterException):
+        traceback.print_exception(error)
+    print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    return 1
 
 
 def _executor() -> Executor:

@@ -74,7 +74,7 @@ class SafetyNode:
         self._commands = node.create_subscription(
             self.wire.command_kind, "command", runtime.with_info(self._on_command), runtime.COMMAND, event_callbacks=misfits
         )
-        node.create_subscription(self.wire.state_kind, self.wire.state_topic, self._on_state, runtime.STREAM_IN)
+        node.create_subscription(self.wire.state_kind, self.wire.state_topic, self._on_state, runtime.STATE_IN)
         node.create_subscription(Header, "~/heartbeat", runtime.with_info(self._on_heartbeat), runtime.STREAM_IN)
         for demands in runtime.EVERYBODY:
             node.create_subscription(Bool, "estop", runtime.with_info(self._on_estop), demands)
@@ -102,6 +102,9 @@ class SafetyNode:
 
     def _on_state(self, message: Any) -> None:
         try:
+            if self.guard.measured is not None and not self.wire.concerns(message):
+                self.status.counts["foreign_joints"] += 1
+                return
             pose, speed = self.wire.state(message)
             self.guard.measure(messages.stamp_of(message), pose, speed, runtime.steady_now(), self.wire.effort(message))
         except Rejected as rejected:
@@ -211,10 +214,12 @@ class SafetyNode:
         self._decide()
 
     def _look_around(self) -> None:
-        publishers = self.node.get_publishers_info_by_topic(self._commands.topic_name)
         try:
-            # of a node that has just been discovered, the name is not known yet
-            self.speakers.check(f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers if p.node_name != "_NODE_NAME_UNKNOWN_")
+            for topic in (self._commands.topic_name, self._controller.topic_name):
+                publishers = self.node.get_publishers_info_by_topic(topic)
+                # of a node that has just been discovered, the name is not known yet
+                names = (f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers if p.node_name != "_NODE_NAME_UNKNOWN_")
+                self.speakers.check(names, topic)
         except Rejected as rejected:
             if self.guard.state is not State.STOPPED:
                 self._emergency(rejected)
@@ -271,8 +276,8 @@ class SafetyNode:
         self.status.refused(rejected.reason, text)
 
     def _send(self, command: Command, asked: Array | None = None) -> None:
-        """The times that were asked for are told, also where the controller is given longer: it may be late, nobody else."""
-        message = self.wire.now(command)
+        """`asked` are the times of a command that is carried out: they are told, also where the controller is given longer. It may be late, nobody else."""
+        message = self.wire.now(command, more_to_come=asked is not None)
         self._controller.publish(message)
         if asked is not None and asked[-1] != command.time[-1]:
             message = self.wire.now(command._replace(time=asked))

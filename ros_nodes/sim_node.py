@@ -5,8 +5,9 @@ Odometry and Imu); `seen/...`, what its imperfect sensors make of the rest; `mea
 while a trajectory is on its way, for films; `robot_description`, latched; /clock; /tf, where tf2_msgs is installed. Offers `~/begin_episode` (Trigger),
 whose message is the stamp in ns from which on readings belong to the new episode; `~/reset` (Trigger), which begins it anew whatever has happened;
 `~/set_pause` (SetBool); `~/step` (Trigger), `steps` periods while it is paused.
-Parameters: task, simulator, split, index, seed; joint_names, command_topic, state_topic; pace; command_timeout (s); steps; and each of the task's own,
-e.g. payload, at any time, inside of its limits: the answer and the status say when it holds. PyBullet takes new masses and shapes with the next episode.
+Parameters: task, simulator, split, index, seed; joint_names, command_topic, state_topic; pace; command_timeout (s); steps; and, at any time, dead_joint (an
+arm's joint whose motor gives nothing, or none) and each of the task's own, e.g. payload, inside of its limits: the answer and the status say when it holds.
+PyBullet takes new masses and shapes with the next episode.
 
 Two paces. lockstep: time passes only while a command is carried out, but every repetition is stamped 1 ns later: it shows that the robot is still
 there. A vehicle's command must answer the present readings. realtime: from the first command of an episode on, time passes as on the wall; an arm
@@ -69,6 +70,7 @@ class SimNode:
         self.timeout = runtime.number(node, "command_timeout", robot.patience)
         node.declare_parameter("steps", 1)
         self.world = World(task, _given(node, task.params, task.sample(1, split, start=index)), simulator, seed, self._on_frame)
+        self._dead_joint(runtime.parameter(node, "dead_joint", "none"))
         self._stamp = self._since = time.time_ns()  # so that it also grows from one start of this node to the next; _since: of the present readings
         self._running = self._paused = self._silent = False
         self._began, self._steps, self._heard = 0.0, 0, 0.0  # s and physics steps since the wall was looked at; s when a command came
@@ -76,6 +78,7 @@ class SimNode:
         self._waiting: Any = None  # a command that came while paused
         self._told: tuple[float, ...] = ()  # a vehicle's last command, and its stamp
         self._answered = 0
+        self._filmed = False  # a motion of many points is on its way in lockstep, and shown; a set-point is over with the next readings
         self._goals: Readings = {}  # that are asked for in the next episode
         self._step, self._long = round(task.physics_dt * 1e9), task.decision_dt > ALL_PERIOD  # ns; whether readings at the ends of decisions are too few
         self.status = runtime.Status(node)
@@ -159,8 +162,9 @@ class SimNode:
 
     def _on_frame(self, qpos: Tensor, qvel: Tensor) -> None:
         """A trajectory is on its way, in lockstep."""
-        self._stamp += FRAME
-        self._show()
+        if self._filmed:
+            self._stamp += FRAME
+            self._show()
 
     def _show(self) -> None:
         """What moves, between the ends of two decisions."""
@@ -232,19 +236,34 @@ class SimNode:
     def _on_parameters(self, parameters: list[Any]) -> SetParametersResult:
         known = {p.name for p in self.world.task.params}
         wanted = {p.name: p.value for p in parameters if p.name in known}
-        fixed = [p.name for p in parameters if p.name not in known and p.name not in ("steps", "use_sim_time")]
+        fixed = [p.name for p in parameters if p.name not in known and p.name not in ("steps", "use_sim_time", "dead_joint")]
         if fixed:
             return SetParametersResult(successful=False, reason=f"{', '.join(fixed)} cannot change while the simulation runs")
-        if not wanted:
+        dead = [p.value for p in parameters if p.name == "dead_joint"]
+        if not (wanted or dead):
             return SetParametersResult(successful=True)
         try:
-            at_once = self.world.change(wanted)
+            at_once = self.world.change(wanted) if wanted else True
+            if dead:
+                self._dead_joint(dead[0])
         except (ValueError, TypeError) as error:
             return SetParametersResult(successful=False, reason=str(error))
-        told = ", ".join(f"{k} = {v}" for k, v in wanted.items())
+        told = ", ".join(f"{p.name} = {p.value}" for p in parameters if p.name in (*wanted, "dead_joint"))
         when = "at once" if at_once else "masses and shapes with the next episode, all else at once"
         self.status.publish(f"the hidden task has changed: {told} ({when})")
         return SetParametersResult(successful=True, reason=when)
+
+    def _dead_joint(self, name: str) -> None:
+        """The motor of that joint, as messages call it, gives nothing; "none" is none.
+
+        Raises:
+            ValueError: no joint of this arm has that name.
+        """
+        ours = dict(zip(self.wire.joint_names, self.wire.robot.joint_names, strict=True)) if isinstance(self.wire, ArmWire) else {}
+        if name not in ("none", *ours):
+            raise ValueError(f"dead_joint is {name!r}, expected none{''.join(f', {joint}' for joint in ours)}")
+        if name != "none" or self.world.engine.dead_joint:
+            self.world.fail(ours.get(name, ""))
 
     # ---- commands ---------------------------------------------------------------------------------------------------------
 
@@ -275,6 +294,7 @@ class SimNode:
             self._run()
             return
         task, begun, duration = self.world.task, self._stamp, float(command.time[-1])
+        self._filmed = len(command.time) > 1
         self.world.execute(decided)
         if not self.world.at_rest:  # the simulator has waited as long as the task allows
             duration += task.settle_time

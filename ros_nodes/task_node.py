@@ -38,6 +38,7 @@ PERIOD = 0.1  # s between two looks at what is being waited for
 AGAIN = 1.0  # s until an episode is asked for again that could not be begun
 GOAL_NEAR = 0.005  # m from a goal that was set, within which the target is there
 TELL = 5.0  # s of waiting after which it is said
+LATE = 1.2  # times its own time, at which a decision of a fast control loop has lasted too long
 STARTING = 5  # times as long may it take until all nodes are there: a busy machine takes its time to start processes
 
 
@@ -262,6 +263,8 @@ class TaskNode:
         assert self._executed is not None
         if not self.referee.over(measured, self.inbox.stamp, float(self._executed.time[-1])):
             return None
+        if not self.task.rests and len(self._executed.time) == 1 and self.referee.lasted(self.inbox.stamp) > LATE * self.task.decision_dt:
+            self.status.counts["late_decision"] += 1  # readings come slower than decisions were trained to last
         return self.referee.judge(self._action[1], self.wire.last(self._executed), measured, self.inbox.stamp)
 
     def _publish(self, event: Event) -> None:

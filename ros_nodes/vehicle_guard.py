@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from metarl.robots.spec import WXYZ, VehicleSpec
+from metarl.robots.spec import WXYZ, VehicleSpec, clamp
 from metarl.ros_nodes.base_guard import SPARE, BaseGuard, Measured, State, Stop
 from metarl.ros_nodes.limits import Array, Command
 from metarl.ros_nodes.rejection import Rejected
 
 TOP_SPEED = 30.0  # m/s that no vehicle of ours reaches: what moves faster was put elsewhere
+TOP_TURN = 30.0  # rad/s, seven times what the quickest of them may be told
 JUMP = 0.5  # m that odometry may leap at once
 # m or rad: what a vehicle may be told in all, by the commands that say how fast it shall move, while its odometry stands still, and what is no standing still.
 # In simulation they come to 1.1 m of a car on ice, and to 0.4 rad of a quadrotor in the wind; what is commanded under other names is not watched
@@ -25,6 +26,10 @@ MOVED, TURNED = 0.02, 0.02
 # s after another command by when whoever flies is measured otherwise, at least in the last bit of its odometry; a difference of commands is such a part of
 # their range. A perfect hover of a simulation without noise repeats itself, too, but so do its commands
 ANSWERED, OTHER = 0.5, 1e-3
+# A stop of whoever flies: what it climbs is summed up over so many s, at most so many m/s at a time, for a fast fall says nothing of a load, and up to so many
+# m/s in all. A quadrotor's thrust then answers loads and weak rotors of up to 0.9 times its weight
+SUMMED, SLOW, MOST = 1.0, 1.0, 2.2
+HOVERS, STEADY = 0.1, 0.01  # m/s that a hover may climb or sink, and by which part of their range its commands may still waver
 
 
 @dataclass
@@ -50,6 +55,7 @@ class VehicleGuard(BaseGuard):
     _same: tuple[Array, Array] | None = None  # odometry (13,) that repeats itself, and the command (C,) when it began to
     _unanswered: float = 0.0  # s of that since another command
     _heard_at: float = -np.inf
+    _climbed: float = 0.0  # m/s: what has summed up of its climbing since the stop began
 
     source = "odometry"
     answers = ("that answers", "answers")
@@ -71,9 +77,11 @@ class VehicleGuard(BaseGuard):
             effort: no vehicle tells it.
 
         Raises:
-            Rejected: stale_state, where a newer one is here; jump, where the vehicle is elsewhere than it can be; does_not_follow, where it stands still
-                though it is told to move; clock_set_back or clock_set_ahead, as `_take` says: this one is kept.
+            Rejected: too_fast, where no vehicle can move as it says; stale_state, where a newer one is here; jump, where the vehicle is elsewhere than it
+                can be; does_not_follow, where it stands still though it is told to move; clock_set_back or clock_set_ahead, as `_take` says: this one is
+                kept.
         """
+        self._check_speed(twist)
         last, clock_set = self._take(stamp, pose, twist, now)
         if last is not None:
             self._watch_jump(last, pose, stamp)
@@ -82,6 +90,13 @@ class VehicleGuard(BaseGuard):
         if clock_set is not None:
             raise clock_set
 
+    @staticmethod
+    def _check_speed(twist: Array) -> None:
+        for part, top, unit in ((twist[:3], TOP_SPEED, "m/s"), (twist[3:], TOP_TURN, "rad/s")):
+            speed = float(np.linalg.norm(part))
+            if not speed <= top:
+                raise Rejected("too_fast", f"the vehicle moves at {speed:.4g} {unit}, none can do {top:.4g} {unit}")
+
     def _watch_jump(self, last: Measured, pose: Array, stamp: int) -> None:
         moved = float(np.linalg.norm(pose[:3] - last.qpos[:3]))
         if moved <= JUMP + TOP_SPEED * (stamp - last.stamp) * 1e-9:
@@ -89,7 +104,7 @@ class VehicleGuard(BaseGuard):
         self._since = last.stamp + 1
         jump = Rejected("jump", f"the vehicle is {moved:.2f} m from where it was at the last odometry")
         if self.may_jump:
-            self._sent = self.robot.rest
+            self._sent, self._climbed = self.robot.rest, 0.0
             self._rest(State.IDLE)
         else:  # what it says of itself is wrong: come to rest without it
             self._lose(jump)
@@ -109,7 +124,7 @@ class VehicleGuard(BaseGuard):
 
     def _watch_repeating(self, measured: Array, passed: float) -> None:
         """Of who hovers nobody knows how it should move, but a sensor that says the same, bit for bit, whatever the motors are told, measures nothing."""
-        if "thrust" not in self.robot.command_names:  # whoever stands on wheels may steer
+        if not self._flies:  # whoever stands on wheels may steer
             return
         sent = np.array(self._sent)
         if self.state is not State.TRACKING or self._same is None or (measured != self._same[0]).any():
@@ -140,7 +155,7 @@ class VehicleGuard(BaseGuard):
         wanted, since_last = command.qpos[0], (command.stamp - self._last_stamp) * 1e-9
         allowed = self._inside(wanted, self._step(min(since_last, self.robot.control_dt), measured))
         self.cut = tuple(n for n, a, b in zip(self.robot.command_names, allowed, wanted, strict=True) if abs(a - b) > 1e-6)
-        self._last_stamp, self._heard_at, self.state = command.stamp, now, State.TRACKING
+        self._last_stamp, self._heard_at, self.state, self._climbed = command.stamp, now, State.TRACKING, 0.0
         return self._send(command.stamp, allowed, now)
 
     def _check(self, command: Command, now: float) -> Measured:
@@ -162,6 +177,8 @@ class VehicleGuard(BaseGuard):
             self.state = State.HOLDING
         elapsed = min(max(now - self._sent_at, 0.0), self.robot.control_dt)
         self._spend(elapsed)
+        with contextlib.suppress(Rejected):
+            self._climbed = summed(self._climbed, float(self.fresh(now).qvel[2]), elapsed)
         return self._send(stamp, self._braking(now, elapsed), now)
 
     def _spend(self, elapsed: float) -> None:
@@ -178,7 +195,7 @@ class VehicleGuard(BaseGuard):
             measured = self.fresh(now)
             w, x, y, z = (float(v) for v in measured.qpos[3:])
             attitude, climbing = (w, x, y, z), float(measured.qvel[2])
-        return self._inside(np.array(self.robot.safe(self._sent, attitude, climbing, elapsed)), elapsed)
+        return self._inside(np.array(self.robot.safe(self._sent, attitude, climbing + self._climbed, elapsed)), elapsed)
 
     def follow(self, now: float) -> Command | None:
         """The next command of a stop that is under way, once a period; None where there is nothing to send."""
@@ -187,8 +204,15 @@ class VehicleGuard(BaseGuard):
         return self.hold(self._answered(), now)
 
     def at_rest(self, now: float) -> bool:
-        """Whether the last command was one of rest, for all that is known by now, and nothing else will be sent by itself."""
-        return self.state is State.IDLE or (self.state is not State.TRACKING and np.allclose(self._braking(now, self.robot.control_dt), self._sent))
+        """Whether the last command was one of rest, for all that is known by now, and nothing else will be sent by itself; nearly so of a hover."""
+        if self.state in (State.IDLE, State.TRACKING):
+            return self.state is State.IDLE
+        low, high = np.array(self.robot.command_limits).T
+        with contextlib.suppress(Rejected):
+            if self._flies and abs(self.fresh(now).qvel[2]) > HOVERS:
+                return False
+        still = STEADY * (high - low) if self._flies else 1e-6
+        return bool((np.abs(self._braking(now, self.robot.control_dt) - self._sent) <= still).all())
 
     # ---- watching ---------------------------------------------------------------------------------------------------------
 
@@ -230,6 +254,10 @@ class VehicleGuard(BaseGuard):
     def _rest(self, state: State) -> None:
         self.state, self._heard_at = state, -np.inf
 
+    @property
+    def _flies(self) -> bool:
+        return "thrust" in self.robot.command_names
+
     def _answered(self) -> int:
         """ns, stamp of a command that answers no event: the newest odometry's."""
         return self.measured.stamp if self.measured is not None else max(self._last_stamp, 0)
@@ -241,3 +269,12 @@ class VehicleGuard(BaseGuard):
     def _send(self, stamp: int, values: Array, now: float) -> Command:
         self._sent, self._sent_at = tuple(values.tolist()), now
         return Command(stamp, np.array([self.robot.control_dt]), values[None], np.zeros((1, len(values))))
+
+    @property
+    def _flies(self) -> bool:
+        return "thrust" in self.robot.command_names
+
+
+def summed(before: float, climbing: float, elapsed: float) -> float:
+    """m/s: what has summed up of climbing (m/s) `elapsed` s after it came to `before`; `VehicleSpec.safe` ends that and the climbing itself, together."""
+    return clamp(before + clamp(climbing, -SLOW, SLOW) * elapsed / SUMMED, -MOST, MOST)

@@ -5,6 +5,7 @@ torch is imported only where decisions are made or carried out: the safety node 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,18 +53,32 @@ class ArmWire:
         return self.robot.frame
 
     def planned(self, decided: JointTrajectory | Controls, stamp: int) -> Command:
-        """A decision (S, J) as the command that answers the event of `stamp`; a motion takes as long as the joints need."""
+        """A decision (S, J) as the command that answers the event of `stamp`; a motion takes as long as the joints need.
+
+        A set-point keeps to this robot's position limits, which may be narrower than the task knows; what is executed then is what is learned from.
+        """
         assert isinstance(decided, JointTrajectory), "an arm follows trajectories"
         command = messages.planned_command(decided, stamp)
-        return command if len(command.time) == 1 else slowed(Limits.of(self.robot), command, self.robot.physics_dt)
+        if len(command.time) == 1:
+            return command._replace(qpos=np.clip(command.qpos, self._limits.lower, self._limits.upper))
+        return slowed(self._limits, command, self.robot.physics_dt)
 
     def message(self, command: Command) -> JointTrajectoryMsg:
         """The command with its stamp."""
-        return messages.command_message(command, self.joint_names, self.robot.gripper_joint_names, self.robot.gripper_qpos_limits)
+        return self._message(command, False)
 
-    def now(self, command: Command) -> JointTrajectoryMsg:
-        """The command as the controller begins it at once."""
-        return self.message(command._replace(stamp=0))
+    def now(self, command: Command, more_to_come: bool = False) -> JointTrajectoryMsg:
+        """The command as the controller begins it at once.
+
+        A set-point with `more_to_come` says no velocity, unless it has one: the joints then go there evenly, as `limits.reachable` has judged it. With a
+        velocity of 0 they would stop at each, and need many times the acceleration.
+        """
+        evenly = more_to_come and len(command.time) == 1 and not command.qvel.any()
+        return self._message(command._replace(stamp=0), evenly)
+
+    def concerns(self, message: JointState) -> bool:
+        """Whether it is of this robot's joints: others may speak on the topic as well, a gripper's driver for one."""
+        return not set(self.joint_names).isdisjoint(message.name)
 
     def command(self, message: JointTrajectoryMsg, before: Sequence[float] = ()) -> Command:
         """The command of a message; `before` is a vehicle's business.
@@ -107,6 +122,13 @@ class ArmWire:
 
         return torch.from_numpy(command.qpos[-1]).float()
 
+    @functools.cached_property
+    def _limits(self) -> Limits:
+        return Limits.of(self.robot)
+
+    def _message(self, command: Command, evenly: bool) -> JointTrajectoryMsg:
+        return messages.command_message(command, self.joint_names, self.robot.gripper_joint_names, self.robot.gripper_qpos_limits, evenly)
+
 
 @dataclass(frozen=True)
 class VehicleWire:
@@ -135,9 +157,13 @@ class VehicleWire:
         """The command with its stamp."""
         return messages.twist_command(self.robot.twist_of(command.qpos[-1].tolist()), command.stamp)
 
-    def now(self, command: Command) -> TwistStamped:
+    def now(self, command: Command, more_to_come: bool = False) -> TwistStamped:
         """The command as the controller takes it: with the stamp, by which it knows how old it is."""
         return self.message(command)
+
+    def concerns(self, message: Odometry) -> bool:
+        """Nobody shares a vehicle's topic."""
+        return True
 
     def command(self, message: TwistStamped, before: Sequence[float] = ()) -> Command:
         """The command of a message; whether it may be carried out is the safety node's question. What a twist of 0 does not say is as `before` (C,).

@@ -89,6 +89,11 @@ class World:
         self._to_load = not at_once
         return at_once
 
+    def fail(self, joint: str) -> None:
+        """From now on the motor of that joint gives nothing; with "" all of them work again."""
+        self.engine.dead_joint = joint
+        self._to_load = not self.engine.adjust(self.hidden.named())
+
     def _become(self, hidden: TaskBatch) -> None:
         self.hidden = hidden
         self._values = {k: torch.as_tensor(v, dtype=torch.float32) for k, v in hidden.named().items()}
@@ -103,12 +108,12 @@ class World:
         return bool(self.task.at_rest(self.true))
 
     def begin_episode(self, goals: Readings | None = None) -> None:
-        """Put everything where an episode starts; once only, if nothing has happened since.
+        """Put everything where an episode starts; once only, if nothing has happened since and no new mass waits for it.
 
         Args:
             goals: that somebody asks for in place of the task's own (1, n).
         """
-        if goals or not self.untouched or self.elapsed > 0.0:
+        if goals or self._to_load or not self.untouched or self.elapsed > 0.0:
             self._begin(goals or {})
 
     def _begin(self, asked: Readings) -> None:

@@ -212,6 +212,11 @@ class PosteriorAdapter:
         """How far from the prior's mean, 0, the posterior's mean and what is drawn from it lie, in standard deviations of the prior, 1, over FAR."""
         return max(root_mean_square(x) for x in (self.evidence.posterior().mean, self.mean, self.latent)) / FAR
 
+    def believed(self) -> Tensor:
+        """(M, R, 2 L) mean and standard deviation of the posterior; z may be drawn from it only in an episode to come."""
+        posterior = self.evidence.posterior()
+        return torch.cat([posterior.mean, posterior.var.sqrt()], -1)
+
     def _noise(self, shape: torch.Size) -> Tensor:
         new, kept = self.algorithm.noise(*shape), self.algorithm.config.noise_correlation
         self.noise = new if self.noise is None else kept * self.noise + math.sqrt(1 - kept**2) * new

@@ -158,6 +158,10 @@ class BeliefAdapter(TrialAdapter):
         spread = (self.algorithm.encoder.normalizer.var + 1e-8).sqrt()
         return max(root_mean_square(self.hidden - prior.hidden), root_mean_square(change / spread) / FAR)
 
+    def believed(self) -> Tensor:
+        """(M, R, 2 L) mean and standard deviation of the latent."""
+        return torch.cat([self.belief.mean, (0.5 * self.belief.log_var).exp()], -1).unflatten(0, self.shape)
+
 
 @dataclass
 class BeliefBatch(Batch):

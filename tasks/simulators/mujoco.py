@@ -83,7 +83,7 @@ class MujocoSimulator(RobotSimulator):
         self._renderer: mujoco.Renderer | None = None
 
     def set_tasks(self, values: dict[str, NDArray[np.float64]]) -> None:
-        self.task.apply(self.batch, values)
+        self.apply(self.batch, values)
         self.batch.set_const()
 
     def adjust(self, values: dict[str, NDArray[np.float64]]) -> bool:

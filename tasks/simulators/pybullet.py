@@ -53,7 +53,7 @@ class PybulletSimulator(RobotSimulator):
 
     def _scenes(self, values: dict[str, NDArray[np.float64]]) -> list[Scene]:
         batch = mujoco.batch.Batch(self.model, self.num_sims, 1)
-        self.task.apply(batch, values)
+        self.apply(batch, values)
         batch.set_const()
         return [read_scene(batch.get_model(i), self.robot) for i in range(self.num_sims)]
 

@@ -83,11 +83,21 @@ class RobotSimulator(Simulator):
         self.model = model
         self.robot = task.robot if task.robot_name else None
         self.on_frame: Any = None  # called with the simulator 25 times per simulated second, to film
+        self.dead_joint: str | None = None  # whose motor gives nothing, or "" where it has been mended: no task has it, it happens
         if isinstance(self.robot, ServoSpec):
             self.damping_ratio = torch.tensor(self.robot.kd) / torch.tensor(self.robot.kp)
             self._actuators, self._gripper = (
                 torch.tensor([model.actuator(n).id for n in names], dtype=torch.long) for names in (self.robot.joint_names, self.robot.gripper_joint_names)
             )
+
+    def apply(self, batch: mujoco.batch.Batch, values: dict[str, NDArray[np.float64]]) -> None:
+        """Make simulations what the tasks say, values name -> (N,), and what has happened to the robot."""
+        motors = () if self.dead_joint is None else ("actuator_gainprm", "actuator_biasprm")
+        for name in motors:
+            batch.expand(name)[:] = getattr(self.model, name)
+        self.task.apply(batch, values)
+        for name in motors if self.dead_joint else ():
+            batch.expand(name)[:, self.model.actuator(self.dead_joint).id] = 0.0
 
     def place(self, name: str) -> tuple[str, NDArray[np.int_]]:
         """Where in the model's state a name of `Task.start` lies: "qpos" or "qvel", and columns of it.

@@ -210,6 +210,26 @@ def test_what_the_robot_did_not_do_is_not_learned_from():
     assert acts(safe) == 0.5
 
 
+@pytest.mark.parametrize("name", ["pearl", "varibad"])
+def test_what_is_believed_is_told(name, small_algorithm):
+    """The latent's mean and standard deviation; a learner without a latent tells none."""
+    safe = SafeAdapter(small_algorithm(name).adapter(1), (-1e3, 1e3))
+    told = lambda: [number for label, number in safe.numbers().items() if label.startswith("belief_")]  # noqa: E731
+    prior, size = told(), safe._adapter.algorithm.config.latent_size
+    assert list(safe.numbers())[-2 * size :] == [f"belief_{i}" for i in range(2 * size)]
+    safe.observe(Step(*(torch.ones(1, 1, 2) for _ in range(2)), torch.ones(1, 1), torch.ones(1, 1, 2), *(torch.zeros(1, 1) > i for i in (0, 0, -1))))
+    after = told()
+    assert safe.counts["accepted"] == 1
+    if name == "pearl":
+        mean, var = safe._adapter.evidence.posterior()
+    else:
+        mean, var = safe._adapter.belief.mean, safe._adapter.belief.log_var.exp()
+    assert prior == [0.0] * size + [1.0] * size  # as nothing was trained, VariBAD's too
+    assert after == pytest.approx([*mean.flatten().tolist(), *var.sqrt().flatten().tolist()])
+    assert all(a != b for a, b in zip(after, prior, strict=True))
+    assert not any(label.startswith("belief") for label in SafeAdapter(Learner(), (0.0, 1.0)).numbers())
+
+
 def test_outside_of_the_trust_radius_nothing_is_accepted():
     safe = SafeAdapter(Learner(at_end=3.0), (0.0, 1.0))
     safe.bounds.trust_radius = 1.0
@@ -300,6 +320,9 @@ def test_interventions_roll_back_what_was_learned():
     episode(safe, *[0.1] * 2, sequence=18, valid=False)
     assert safe.counts["interventions"] == 1
     assert acts(safe) == 0.0
+    episode(safe, *[0.1] * 2, sequence=20)
+    assert safe.counts["interventions"] == 1  # those of before say nothing about what is learned from then on
+    assert acts(safe) == pytest.approx(0.2)
 
 
 def test_what_is_not_learned_from_is_not_accepted_and_counts_against_nothing_that_was_learned():

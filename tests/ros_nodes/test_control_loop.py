@@ -223,6 +223,19 @@ def test_after_an_activation_set_points_begin_at_the_measured_pose():
     assert (loop.excluded, learner.valid[0], learner.valid[-1]) == ("", True, True)
 
 
+def test_after_an_activation_the_loop_goes_on_from_the_measured_pose_and_not_from_its_old_command():
+    """It decides to stay: where the robot was moved to by hand, and not as near to the old command as it may come."""
+    task = tasks.make("arm_reach")
+    learner = Learner(task.spec)
+    learner.act = lambda obs, explore: torch.zeros(1, 1, 7)
+    loop = ControlLoop(task, learner, True)
+    here = {"qpos": torch.tensor(task.robot.home_qpos), "qvel": torch.zeros(7), "target_pos": torch.tensor([0.4, 0.1, 0.3])}
+    decided = loop.begin_episode(here).command.qpos[0]
+    moved = here | {"qpos": here["qpos"] - 0.1}
+    loop.resume()
+    assert torch.equal(loop.take_result(0.0, False, False, moved, decided).command.qpos[0], moved["qpos"])
+
+
 def test_a_dry_run_changes_nothing_and_finds_what_no_robot_may_do(small_algorithm):
     algorithm = small_algorithm("rl2", "arm_slide")
     loop = ControlLoop(SLIDE, algorithm.adapter(1), True)

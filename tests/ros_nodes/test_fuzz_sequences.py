@@ -14,7 +14,7 @@ from metarl.ros_nodes.base_guard import SPARE, State
 from metarl.ros_nodes.guard import MISSING, Guard
 from metarl.ros_nodes.limits import GAP, SLACK, Command, Limits, extremes
 from metarl.ros_nodes.rejection import Rejected
-from metarl.ros_nodes.vehicle_guard import VehicleGuard
+from metarl.ros_nodes.vehicle_guard import TOP_SPEED, TOP_TURN, VehicleGuard
 from metarl.ros_nodes.workspace import Workspace
 
 SPEC = robots.load_arm("arm7")
@@ -267,8 +267,13 @@ class VehicleRun(Sequence):
     def measure(self, i):
         turned = self.rng.normal(size=4) * (1.0, 0.3, 0.3, 0.3)
         twist = self.rng.normal(size=6) * (20.0 if self.chance[i] < 0.01 else 1.0)
-        self.pos += twist[:3] * 0.01
-        self.guard.measure(self.stamp, np.concatenate([self.pos, turned / np.linalg.norm(turned)]), twist, self.now)
+        pose = np.concatenate([self.pos + twist[:3] * 0.01, turned / np.linalg.norm(turned)])
+        if np.linalg.norm(twist[:3]) > TOP_SPEED or np.linalg.norm(twist[3:]) > TOP_TURN:  # nothing of it counts
+            with pytest.raises(Rejected, match="too_fast"):
+                self.guard.measure(self.stamp, pose, twist, self.now)
+            return
+        self.pos = pose[:3]
+        self.guard.measure(self.stamp, pose, twist, self.now)
 
     def wanted(self, i):
         """(C,) where somebody wants the command: near what it is, at an end, beyond one, or nowhere at all."""

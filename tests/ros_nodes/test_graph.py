@@ -6,7 +6,7 @@ import socket
 import sys
 import types
 import xml.etree.ElementTree as ET
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,18 @@ def test_a_recorder_listens_where_it_is_wanted():
 def test_choices_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="no mode is called 'adapting': did you mean adapt"):
         graph(Arm(mode="adapting"))
+
+
+def test_one_node_alone_is_that_of_the_graph():
+    choice = Arm(simulator="mujoco", record=True)
+    for node in graph(choice, observers=1):
+        found = graph(replace(choice, only=node.name), observers=1)
+        if node.name == "recorder":  # what was chosen stands in its bag
+            assert [n.name for n in found] == ["recorder"]
+        else:
+            assert found == (node,)
+    with pytest.raises(ValueError, match="only is 'sim', and this graph has safety, adapter, task, supervisor"):
+        graph(Arm(robot="hardware", only="sim"))
 
 
 @pytest.mark.parametrize("name", ["index", "seed", "episodes"])
@@ -237,7 +249,7 @@ def as_specified(specs):
 GIVEN = {"simulator": "mujoco", "split": "ood_near", "index": "3", "episodes": "2", "record": "true", "mode": "shadow", "bag": "x", "namespace": "left"}
 
 
-@pytest.mark.parametrize("given", [{}, GIVEN, {"robot": "hardware"}])
+@pytest.mark.parametrize("given", [{}, GIVEN, {"robot": "hardware"}, {"only": "adapter"}, {"robot": "hardware", "only": "safety"}])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_launch_file_starts_the_nodes_of_the_graph(describe, name, given):
     typed = {k: int(v) if v.isdecimal() else v == "true" if k == "record" else v for k, v in given.items() if k != "namespace"}

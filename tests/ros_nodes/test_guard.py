@@ -220,6 +220,18 @@ def test_set_points_may_lead_a_robot_that_lags_behind():
     assert reason_of(made, set_point(lead + 0.032, stamp + 20_000_000), NOW + 0.32) == "far_from_pose"
 
 
+def test_a_set_point_that_was_cut_leads_no_farther_than_its_reach_either():
+    """The robot does not follow, and the stream, at 1.5 rad/s, is told to stay where it is: it cannot, and would come to rest beyond what is allowed."""
+    made, lead = guard(), 0.0
+    for i in range(1, 16):
+        lead += 0.1 * i * 0.02
+        made.measure(SEEN + i * 20_000_000, HOME, np.zeros(7), NOW + 0.02 * i)
+        made.judge(set_point(lead, SEEN + i * 20_000_000), NOW + 0.02 * i)
+    made.measure(SEEN + 320_000_000, HOME, np.zeros(7), NOW + 0.32)
+    assert lead < made.reach
+    assert reason_of(made, set_point(lead, SEEN + 320_000_000), NOW + 0.32) == "far_from_pose"
+
+
 def sent_for(targets, dt=0.02, feed=None):
     """What the guard sends (N, J) for set-points (N, J), one each `dt` s, to a robot that follows them at once."""
     made, now, sent = guard(), NOW, []
@@ -455,6 +467,15 @@ def test_an_arm_that_goes_its_way_badly_is_left_alone(arm):
     made = guard(arrival=NOW)
     made.judge(move(by=0.24), NOW)
     assert followed(made, 3.0, arm) is None
+
+
+def test_an_arm_that_was_not_seen_for_a_while_may_have_gone_and_come_back():
+    """Twice measured at home, 1.6 s apart; the trajectory leads 0.24 rad away in between, and was last half as far away 0.3 s ago."""
+    made = guard()
+    there, back = HOME + 0.24, HOME
+    made.judge(Command(10, np.array([1.0, 1.6]), np.stack([there, back]), np.zeros((2, 7))), NOW)
+    made.measure(SEEN + 1_600_000_000, HOME, np.zeros(7), NOW + 0.01)
+    assert made.state is State.MOVING
 
 
 def test_after_a_trajectory_the_joints_may_stand_still():
@@ -699,9 +720,9 @@ def test_where_messages_are_not_numbered_numbers_tell_nothing(unknown):
 
 
 def test_nodes_of_different_names_may_not_both_publish():
-    Speakers.check(["/adapter", "/adapter"])
+    Speakers.check(["/adapter", "/adapter"], "command")
     with pytest.raises(Rejected, match="two_publishers: /adapter and /left/adapter publish"):
-        Speakers.check(["/left/adapter", "/adapter"])
+        Speakers.check(["/left/adapter", "/adapter"], "command")
 
 
 # ---- what is in the hand --------------------------------------------------------------------------------------------------------

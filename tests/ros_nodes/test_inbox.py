@@ -8,6 +8,8 @@ import torch
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: pip install 'metarl[ros]'")
 
+from sensor_msgs.msg import JointState
+
 from metarl import tasks
 from metarl.ros_nodes.adapter_node import AdapterNode
 from metarl.ros_nodes.channels import channels
@@ -109,6 +111,16 @@ def test_a_clock_that_was_set_back_is_believed_after_some_readings_and_all_are_t
     assert node.counts == {"out_of_order": CONSISTENT - 1, "clock_set_back": 1}
 
 
+def test_after_a_clock_was_set_back_it_is_known_anew_how_fast_it_goes():
+    """It falls by 100 s, and leaps by 50 s after the next reading: still earlier than it was before, and ahead all the same."""
+    _, node, known, task = inbox_of("arm_reach")
+    own, ones = next(iter(known)), {name: torch.ones(1, size(task, name)) for name in needed_to_act(task)}
+    old, fallen, leapt = 1000 * 10**9, 900 * 10**9, 950 * 10**9
+    for stamp in (old, *(fallen + i for i in range(CONSISTENT)), leapt):
+        node.says[own](known[own].say(ones, stamp))
+    assert (node.set_back, node.set_ahead) == ([fallen + CONSISTENT - 1], [leapt])
+
+
 @pytest.mark.parametrize("may_leap", [False, True])
 def test_a_clock_that_is_set_ahead_is_told_of_unless_it_is_a_simulations(may_leap):
     _, node, known, task = inbox_of("arm_reach", may_leap)
@@ -122,3 +134,16 @@ def test_a_clock_that_is_set_ahead_is_told_of_unless_it_is_a_simulations(may_lea
 def test_of_a_decision_in_whose_middle_the_clock_leapt_nothing_is_learned(asked, told, excluded):
     adapter = SimpleNamespace(_asked=asked, _leapt=100, _oldest=0.0, state_timeout=0.5, _held=False)
     assert AdapterNode._excluded(adapter, SimpleNamespace(stamp=told), True) == excluded
+
+
+def test_joint_states_of_others_are_passed_over_once_the_robots_own_are_known():
+    inbox, node, known, task = inbox_of("arm_reach")
+    own = inbox._topics[0]
+    ours = known[own].say({name: torch.zeros(1, size(task, name)) for name in ("qpos", "qvel")}, 5)
+    theirs = JointState(name=["finger"], position=[0.0], velocity=[0.0])
+    node.says[own](theirs)
+    assert node.counts == {"missing_joint": 1}
+    node.says[own](ours)
+    node.says[own](theirs)
+    assert node.counts == {"missing_joint": 1, "foreign_joints": 1}
+    assert own not in inbox.missing(5)

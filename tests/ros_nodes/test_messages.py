@@ -273,6 +273,45 @@ def test_odometry_of_another_frame_is_refused(frame):
     assert refused(messages.odometry_arrays, message).reason == "wrong_frame"
 
 
+@pytest.mark.parametrize(("child", "refuses"), [("base_link", False), ("base_footprint", False), ("", False), ("odom", True)])
+def test_odometry_whose_twist_is_not_the_bodys_is_refused(child, refuses):
+    message = Odometry()
+    message.header.frame_id, message.child_frame_id, message.pose.pose.orientation.w = "odom", child, 1.0
+    if refuses:
+        assert refused(messages.odometry_arrays, message).reason == "wrong_frame"
+    else:
+        messages.odometry_arrays(message)
+
+
+def test_odometry_without_an_orientation_is_refused():
+    """Zeros are what a message says whose sender has set none."""
+    message = Odometry()
+    message.header.frame_id, message.pose.pose.orientation.w = "odom", 0.0
+    found = refused(messages.odometry_arrays, message)
+    assert found.reason == "wrong_shape"
+    assert "0.000" in str(found)
+
+
+def test_velocities_of_odometry_are_turned_into_the_world():
+    """Pitched down by a quarter turn: the body's x points to the ground, its z ahead, and y stays."""
+    message, half = Odometry(), math.sqrt(0.5)
+    message.header.frame_id, message.pose.pose.orientation.w, message.pose.pose.orientation.y = "odom", half, half
+    for vector, values in ((message.twist.twist.linear, (1.0, 2.0, 3.0)), (message.twist.twist.angular, (4.0, 5.0, 6.0))):
+        vector.x, vector.y, vector.z = values
+    twist = messages.odometry_arrays(message)[1]
+    assert twist.tolist() == pytest.approx([3.0, 2.0, -1.0, 6.0, 5.0, -4.0])
+    found = messages.odometry_readings(message, "")
+    assert found["angvel"].tolist() == pytest.approx([6.0, 5.0, -4.0])
+    assert found["velocity"].tolist() == [1.0, 2.0, 6.0]
+
+
+def test_an_echo_from_further_away_than_the_scanner_can_measure_is_none():
+    """Of a scanner that hears less far than the task's lidar does."""
+    message = messages.scan(torch.tensor([[1.0, 4.5, 5.0, 3.0]]), LIDAR, 1)
+    message.range_max = 4.0
+    assert messages.scan_readings(message, "lidar", LIDAR)["lidar"].tolist() == [1.0, 6.0, 6.0, 3.0]
+
+
 def test_foreign_numbers_are_no_event():
     assert refused(messages.to_event, messages.numbers(("a", "b"), [1.0, 2.0])).reason == "wrong_labels"
     message = messages.event_message(Event(1, 0, 0, 0, 0.0, False, False, 0.0, NOW))

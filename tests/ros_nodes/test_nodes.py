@@ -141,23 +141,23 @@ FR3 = tuple(f"fr3_joint{i}" for i in range(1, 8))
 
 
 @pytest.mark.parametrize(
-    ("name", "config", "joints", "topic"),
+    ("name", "config", "joints", "topic", "states"),
     [
-        ("arm_reach_ur5e", "", UR, "scaled_joint_trajectory_controller/joint_trajectory"),
-        ("arm_reach", "fr3", FR3, "fr3_arm_controller/joint_trajectory"),
+        ("arm_reach_ur5e", "", UR, "scaled_joint_trajectory_controller/joint_trajectory", "joint_states"),
+        ("arm_reach", "fr3", FR3, "fr3_arm_controller/joint_trajectory", "franka/joint_states"),
     ],
 )
-def test_the_whole_graph_under_the_names_of_the_robots_driver(domain, listen, files, name, config, joints, topic):
+def test_the_whole_graph_under_the_names_of_the_robots_driver(domain, listen, files, name, config, joints, topic, states):
     """An episode of 100 decisions: every command is forwarded, under these names alone, and each is worth what it is without ROS."""
     topics = {"task/events": (Float64MultiArray, runtime.HISTORY), "safety/status": (DiagnosticArray, runtime.LATCHED)}
-    topics |= {topic: (JointTrajectory, runtime.COMMAND), "joint_states": (JointState, runtime.STREAM_IN)}
+    topics |= {topic: (JointTrajectory, runtime.COMMAND), states: (JointState, runtime.STREAM_IN)}
     choice = Arm(files(name), name, "mujoco", index=3, episodes=1, config=config)
     with listen(domain, topics) as ear, Graph(arm(choice, observers=1), domain) as running:
         ear.until(lambda: running.finished("task"), "the trial to end")
         ear.until(lambda: ended(ear) == 1, "the last event")
         ear.until(lambda: ear.last("safety/status").get("forwarded") == "100", "the last command to be counted")
     assert {tuple(m.joint_names) for m in ear.heard[topic]} == {joints}
-    assert {tuple(m.name) for m in ear.heard["joint_states"]} == {joints}
+    assert {tuple(m.name) for m in ear.heard[states]} == {joints}
     found = [e.reward for e in map(messages.to_event, ear.heard["task/events"]) if not e.begins]
     np.testing.assert_allclose(found, without_ros(choice.policy, tasks.make(name), "mujoco", 3, 1)[0].flatten(), rtol=0, atol=1e-4)
 
@@ -253,6 +253,18 @@ def test_the_chef_cooks_over_dds(domain, listen):
     np.testing.assert_allclose([e.error for e in decisions], error[0, : len(decisions)], rtol=0, atol=1e-6)
     assert sum(e.reward for e in decisions) > 5  # food on the table
     assert np.diff([e.stamp for e in events]) * 1e-9 == pytest.approx(task.decision_dt, abs=1e-3)
+
+
+def test_a_learner_by_gradient_is_over_dds_and_in_a_namespace_the_one_without(domain, listen):
+    """What it is paid after its inner steps, of the trained policy, is what it would have been paid without ROS."""
+    choice, episodes = Arm("zoo:arm_slide/promp", simulator="mujoco", index=3, episodes=3), 3
+    nodes = tuple(replace(node, remappings={**node.remappings, "__ns": "/left"}) for node in graph(choice, observers=1))
+    with listen(domain, {"left/task/events": (Float64MultiArray, runtime.HISTORY)}) as ear, Graph(nodes, domain) as running:
+        ear.until(lambda: running.finished("task"), "the trial to end")
+        ear.until(lambda: len(ear.heard["left/task/events"]) == 2 * episodes, "the last event")
+    found = [event.reward for event in map(messages.to_event, ear.heard["left/task/events"]) if not event.begins]
+    reward, _ = without_ros(choice.policy, tasks.make("arm_slide"), "mujoco", 3, episodes)
+    np.testing.assert_allclose(found, reward.flatten(), rtol=0, atol=1e-6)
 
 
 # ---- safety -----------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,14 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
-from std_msgs.msg import String
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 
-from metarl import meta_parameters
-from metarl.ros_nodes import runtime
+from metarl import meta_parameters, robots
+from metarl.ros_nodes import messages, runtime
 from metarl.ros_nodes.graph import Arm, Domain, Graph, NodeFailed, NodeSpec, graph, replay
 from metarl.ros_nodes.replay import messages_of, read
 
@@ -28,6 +32,7 @@ from metarl.ros_nodes.replay import messages_of, read
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
 
 ROOT = Path(__file__).resolve().parents[2]
+CONTROLLER = f"/{robots.load('arm7').command_topic}"
 LONG = 400.0  # s, until a test gives up; a busy machine takes its time to start processes
 
 
@@ -36,7 +41,7 @@ def processes_find_metarl(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def test_a_recorded_trial_is_replayed_by_the_replay_node(tmp_path, small_algorithm):
+def test_a_recorded_trial_is_replayed_by_the_replay_node(tmp_path, small_algorithm, listen):
     file, bag = tmp_path / "slide.safetensors", tmp_path / "bag"
     meta_parameters.save(file, small_algorithm("rl2", "arm_slide"), "rl2", 0)
     choice = Arm(str(file), simulator="mujoco", index=2, episodes=2, record=True, bag=str(bag))
@@ -57,6 +62,29 @@ def test_a_recorded_trial_is_replayed_by_the_replay_node(tmp_path, small_algorit
         pytest.raises(NodeFailed, match="not what was recorded: at event 0"),
     ):
         other.wait("replay", LONG)
+    played_apart(bag, listen)
+
+
+def played_apart(bag, listen):
+    """At a rate, a bag's topics are heard under `replay/` of the node's namespace, and nobody hears an old command where a robot listens."""
+    recorded = {topic: [m for t, _, m in messages_of(bag) if t == topic] for topic in ("/joint_states", CONTROLLER, "/adapter/command")}
+    assert all(recorded.values())
+    every, at = QoSProfile(depth=10_000), "elsewhere/replay"
+    topics = {f"{at}/joint_states": (JointState, every), f"{at}{CONTROLLER}": (JointTrajectory, every)}
+    for place in ("", "elsewhere"):
+        commands = {f"{place}{topic}": (JointTrajectory, runtime.COMMAND) for topic in (CONTROLLER, "/adapter/command")}
+        topics |= commands | {f"{place}/joint_states": (JointState, runtime.COMMAND), f"{place}/estop": (Bool, runtime.COMMAND)}
+    topics |= {"/clock": (Clock, runtime.COMMAND)}
+    nodes = tuple(replace(spec, remappings={"__ns": "/elsewhere"}) for spec in replay(str(bag), rate=20.0))
+    with Domain() as domain, listen(domain, topics) as ear, Graph(nodes, domain) as playing:
+        ear.until(lambda: playing.finished("replay"), "the end of the bag")
+        names = {name for name, _ in ear.node.get_topic_names_and_types() if ear.node.count_publishers(name)}
+    stamps = [messages.to_stamp(m.header.stamp) for m in ear.heard.pop(f"{at}/joint_states")]
+    assert stamps
+    assert set(stamps) <= {messages.to_stamp(m.header.stamp) for m in recorded["/joint_states"]}
+    assert [len(m.points) for m in ear.heard.pop(f"{at}{CONTROLLER}")] == [len(m.points) for m in recorded[CONTROLLER]]
+    assert {topic: len(heard) for topic, heard in ear.heard.items() if heard} == {}
+    assert {name for name in names if not name.startswith("/elsewhere/replay/")} <= {"/parameter_events", "/rosout"}
 
 
 def test_start_and_stop_and_a_full_disk(tmp_path):

@@ -1,6 +1,7 @@
 """Bags: written as the messages come, closed before the disk is full, and replayed bit for bit."""
 
 import errno
+import itertools
 import json
 import resource
 import subprocess
@@ -170,6 +171,8 @@ def record_trial(folder, file, name, episodes=2, simulator="mujoco", meanwhile=N
             stamp += round(float(command.time[-1]) * 1e9)
             decision = answer(referee.judge(decision.action, hung.last(command), heard(world.true, measured), stamp), hung.last(command))
         loop.end_episode()
+        told = {"epoch": referee.event.epoch, "sequence": referee.event.sequence, **loop.adapter.numbers()}
+        note("/left/adapter/adaptation", messages.numbers(tuple(told), list(told.values())))
     world.close()
     recording.close()
 
@@ -273,6 +276,22 @@ def test_what_happened_since_learning_was_switched_on_again_is_replayed(tmp_path
     assert replay(loop, bag).difference == ""
     assert (loop.adapter.off, loop.adapter.counts) == ("", live["adapter"].counts)
     assert loop.adapter.counts["collapse"] == 3
+
+
+def test_learning_that_took_too_long_is_the_last_of_its_trial_in_a_replay_too(tmp_path, file):
+    live = {}
+
+    def meanwhile(event, loop):
+        seconds = itertools.count(step=3.0)
+        live["adapter"], loop.adapter.clock = loop.adapter, lambda: next(seconds)
+        return ""
+
+    record_trial(tmp_path / "bag", file("rl2", "arm_reach"), "arm_reach", meanwhile=meanwhile)
+    bag = read(tmp_path / "bag")
+    loop = loop_of(bag)
+    assert replay(loop, bag).difference == ""
+    assert loop.adapter.off == live["adapter"].off == "over_budget"
+    assert loop.adapter.counts == live["adapter"].counts
 
 
 def test_an_episode_whose_end_was_lost_is_no_part_of_the_next_one_in_a_replay_either(tmp_path, file):

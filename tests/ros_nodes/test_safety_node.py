@@ -1,6 +1,8 @@
 """What the safety node answers to commands, called by hand: what it says goes to lists, and no message is sent."""
 
 import copy
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -364,3 +366,99 @@ def test_where_a_command_is_missing_the_controller_has_longer_for_the_next_and_n
     np.testing.assert_allclose(times(safety.controller), [0.02, 0.02, 0.04])
     np.testing.assert_allclose(times(safety.executed), [0.02, 0.02, 0.02])
     assert safety.status.counts["cut"] == 0
+
+
+def test_a_set_point_goes_to_the_controller_without_velocities_and_a_stop_with_them(safety):
+    if safety.wire.robot.name != "arm7":
+        pytest.skip("a vehicle follows no trajectories")
+    give(safety, STAMP)
+    safety.clock[0] = 0.2
+    safety._watch()  # nobody has spoken since
+    assert [len(m.points[0].velocities) for m in safety.controller] == [0, 7]
+
+
+def test_joint_states_of_others_are_passed_over_once_the_robots_own_are_known(safety):
+    """A gripper's driver speaks on the same topic."""
+    if safety.wire.robot.name != "arm7":
+        pytest.skip("nobody shares a vehicle's topic")
+    said = messages.joint_state(("finger",), np.zeros(1), np.zeros(1), STAMP + 1)
+    safety._on_state(said)
+    assert dict(safety.status.counts) == {"foreign_joints": 1}
+    safety.guard.measured = None
+    safety._on_state(said)  # as if the names in the parameters were wrong
+    assert safety.status.counts["missing_joint"] == 1
+
+
+def test_whoever_else_drives_the_controller_stops_the_robot(make_node):
+    made = SafetyNode(make_node(robot="arm7"))
+    measure(made, STAMP)
+    made._look_around()
+    assert str(made.guard.state) == "idle"
+    publishers = [SimpleNamespace(node_namespace="/", node_name=name) for name in ("safety", "moveit")]
+    made.node.get_publishers_info_by_topic = lambda topic: publishers if topic == made._controller.topic_name else publishers[1:]
+    made._look_around()
+    assert (str(made.guard.state), made.guard.stop_cause, made.status.counts["two_publishers"]) == ("stopped", "two_publishers", 1)
+
+
+# ---- a failure of its own ---------------------------------------------------------------------------------------------------
+
+
+FAILS = """
+import sys
+from metarl.ros_nodes import runtime
+
+class Fails:
+    finished = False
+
+    def __init__(self, node):
+        self.node = node
+        runtime.steady_timer(node, 0.01, self.tick)
+
+    def tick(self):
+        raise {error}("the first")
+
+    def close(self):
+        assert self.node.executor is not None
+        print("closed", flush=True)
+        {then}
+
+runtime.run("fails", Fails)
+"""
+
+
+@pytest.mark.parametrize(("error", "then", "traced"), [("RuntimeError", "pass", False), ("KeyError", "pass", True), ("KeyError", "raise OSError('too')", True)])
+def test_a_node_that_fails_is_closed_all_the_same(domain, error, then, traced):
+    """A safety node brakes the robot there. What fails on the way hides nothing of what had failed before."""
+    code = FAILS.format(error=error, then=then)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=domain.environment(), timeout=300, check=False)
+    assert found.returncode == 1
+    assert found.stdout == "closed\n"
+    assert f"fails: {error}: " in found.stderr
+    assert ("Traceback" in found.stderr) == traced
+    assert ("fails: OSError: too" in found.stderr) == ("too" in then)
+
+
+def test_a_safety_node_whose_callback_fails_brakes_before_it_ends(make_node, monkeypatch, capfd):
+    """In the midst of a stream of set-points."""
+    made, sent = [], []
+
+    def make(node):
+        safety = SafetyNode(node)
+        safety._controller = SimpleNamespace(publish=lambda m: sent.append(copy.deepcopy(m)), wait_for_all_acked=lambda _: True)
+        measure(safety, STAMP)
+        give(safety, STAMP)
+        assert safety.guard.state == "tracking"
+        runtime.steady_timer(node, 0.001, lambda: {}["nothing"])
+        made.append(safety)
+        return safety
+
+    executor = SingleThreadedExecutor
+    node = make_node(robot="arm7", state_timeout=60.0, command_timeout=60.0)
+    monkeypatch.setattr(runtime, "_executor", lambda: executor(context=node.context))
+    monkeypatch.setattr(runtime, "settle", lambda: None)
+    monkeypatch.setattr(rclpy, "ok", lambda: True)
+    assert runtime._live("safety", make, lambda _: node, lambda: False) == 1
+    assert made[0].guard.state == "stopped"
+    assert len(sent) == 2
+    assert list(sent[-1].points[0].velocities) == [0.0] * 7
+    assert "safety: KeyError: 'nothing'" in capfd.readouterr().err

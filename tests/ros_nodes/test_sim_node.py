@@ -4,6 +4,7 @@
 import os
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from metarl import meta_parameters, robots, tasks
 from metarl.ros_nodes import messages, runtime
 from metarl.ros_nodes.graph import Arm, Domain, Graph, NodeSpec, arm, config_file
 from metarl.ros_nodes.limits import Command
-from metarl.ros_nodes.sim_node import WAIT
+from metarl.ros_nodes.sim_node import WAIT, SimNode
 
 # ROS's message packages import a parser that imports what Python has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
@@ -219,24 +220,28 @@ def test_in_real_time_nothing_moves_before_the_first_command_and_the_watchdog_st
 
 def test_arm7_answers_to_the_fr3s_names():
     """The same simulated robot, as franka_ros2 would call it."""
-    heard = {"joint_states": (JointState, runtime.STREAM_IN), "robot_description": (String, runtime.LATCHED), "sim/status": (DiagnosticArray, runtime.LATCHED)}
+    heard = {
+        "franka/joint_states": (JointState, runtime.STREAM_IN),
+        "robot_description": (String, runtime.LATCHED),
+        "sim/status": (DiagnosticArray, runtime.LATCHED),
+    }
     names = [f"fr3_joint{i}" for i in range(1, 8)]
     spec = NodeSpec("sim", "sim_node", {"task": "arm_reach", "simulator": "mujoco"}, files=(config_file("fr3"),))
     with Domain() as domain, Graph((spec,), domain) as graph:
         other = Other(domain, graph, heard, {"fr3_arm_controller/joint_trajectory": JointTrajectory})
         try:
-            other.until(lambda: other.heard["joint_states"] and other.heard["robot_description"], "the arm")
-            assert list(other.heard["joint_states"][-1].name) == names
+            other.until(lambda: other.heard["franka/joint_states"] and other.heard["robot_description"], "the arm")
+            assert list(other.heard["franka/joint_states"][-1].name) == names
             text = other.heard["robot_description"][0].data
             assert all(f'<joint name="{name}"' in text for name in names)
             assert '<joint name="panda_joint' not in text
-            now = np.array(other.heard["joint_states"][-1].position)
+            now = np.array(other.heard["franka/joint_states"][-1].position)
             command = Command(0, np.array([0.02]), now[None] + 0.01, np.zeros((1, 7)))
             mouth = other.mouth["fr3_arm_controller/joint_trajectory"]
             other.until(lambda: mouth.get_subscription_count() == 1, "the controller")
             mouth.publish(messages.command_message(command, names[::-1]))  # by name, never by index
-            begun = stamp(other.heard["joint_states"][-1])
-            other.until(lambda: stamp(other.heard["joint_states"][-1]) > begun + 15_000_000, "a step")
+            begun = stamp(other.heard["franka/joint_states"][-1])
+            other.until(lambda: stamp(other.heard["franka/joint_states"][-1]) > begun + 15_000_000, "a step")
             mouth.publish(messages.command_message(command, robots.load("arm7").joint_names))
             other.until(lambda: other.status.get("missing_joint") == "1", "the refusal of names of another robot")
         finally:
@@ -290,6 +295,53 @@ def test_an_arm_on_its_way_in_real_time_hears_pause_step_and_another_episode():
         other.next(robot.state_topic, 3)
         assert abs(turned()) < 1e-3
         other.close()
+
+
+# ---- in this process --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make_sim(domain, monkeypatch):
+    """make_sim(**parameters): a SimNode that nothing spins; `said` are the stamps (ns) that go out on /clock."""
+    for name, value in domain.variables().items():
+        monkeypatch.setenv(name, value)
+    context, made = rclpy.Context(), []
+    rclpy.init(context=context)
+
+    def make(**parameters):
+        given = [rclpy.parameter.Parameter(k, value=v) for k, v in parameters.items()]
+        made.append(SimNode(rclpy.create_node("sim", context=context, parameter_overrides=given)))
+        made[-1].said = []
+        made[-1]._clock = SimpleNamespace(publish=lambda m, said=made[-1].said: said.append(messages.to_stamp(m.clock)))
+        return made[-1]
+
+    yield make
+    for sim in made:
+        sim.world.close()
+        sim.node.destroy_node()
+    context.try_shutdown()
+
+
+def test_in_lockstep_a_set_point_takes_its_time_and_no_more(make_sim):
+    sim = make_sim(task="arm_reach", simulator="mujoco")
+    home, stamps = sim.world.true["qpos"][0].double().numpy()[None], []
+    for _ in range(5):
+        sim._on_command(sim.wire.message(Command(sim._stamp, np.array([0.02]), home, np.zeros_like(home))))
+        stamps.append(sim._stamp)
+    assert np.diff(stamps).tolist() == [20_000_000] * 4
+
+
+def test_in_real_time_a_robot_refuses_a_command_that_answers_what_is_long_past(make_sim):
+    sim = make_sim(task="car_track", simulator="mujoco", pace="realtime", command_timeout=0.1)
+    sim._since = sim._stamp + 1_000_000_000
+    answers = lambda ago: messages.twist_command(sim.wire.robot.twist_of((1.0, 0.0)), sim._since - round(ago * 1e9))  # noqa: E731
+    sim._on_command(answers(0.11))
+    assert dict(sim.status.counts) == {"stale_command": 1}
+    assert not sim._running
+    assert not sim._told
+    sim._on_command(answers(0.09))
+    assert dict(sim.status.counts) == {"stale_command": 1}
+    assert sim._running
 
 
 # ---- a stop in mid-motion ---------------------------------------------------------------------------------------------------

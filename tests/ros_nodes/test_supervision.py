@@ -151,6 +151,40 @@ def test_a_transition_that_a_killed_process_was_asked_for_is_asked_of_the_next_o
     assert asked == ["configure"] * 2
 
 
+def test_a_busy_node_is_given_time_to_answer():
+    """Loading takes longer than a heartbeat may: what it was asked for is not asked for again, until it is dead."""
+    made, step = roster(adapter="busy: loading"), Step("adapter", "configure")
+    assert not made.unanswered(step, 30.0, 40.0)
+    assert made.unanswered(step, 61.0, 71.0)
+    made.hear("adapter", "unconfigured", 71.0)
+    assert not made.unanswered(step, 0.9, 71.5)
+    assert made.unanswered(step, 1.1, 71.5)
+
+
+def test_diagnostics_say_who_was_never_heard_and_who_is_dead(supervisor):
+    from builtin_interfaces.msg import Time
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    made, _, look = supervisor
+    published, now = [], SimpleNamespace(to_msg=Time)
+    made._diagnostics, made.node = SimpleNamespace(publish=published.append), SimpleNamespace(get_clock=lambda: SimpleNamespace(now=lambda: now))
+    made._ready = {"adapter": False}
+
+    def found():
+        made._publish_diagnostics()
+        (status,) = published[-1].status
+        return status.name, status.level, status.values[0].value
+
+    assert found() == ("metarl: adapter", DiagnosticStatus.STALE, "missing")
+    look(10.0, "active")
+    assert found() == ("metarl: adapter", DiagnosticStatus.WARN, "active")
+    made._ready["adapter"] = True
+    assert found() == ("metarl: adapter", DiagnosticStatus.OK, "active")
+    look(11.5, "active")
+    made.roster.hear("adapter", "active", 10.0)
+    assert found() == ("metarl: adapter", DiagnosticStatus.ERROR, "dead")
+
+
 def test_startup_asks_again_and_a_node_may_be_configured_any_number_of_times(supervisor):
     made, asked, look = supervisor
     look(10.0, "unconfigured")

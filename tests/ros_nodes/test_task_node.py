@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from std_srvs.srv import Trigger
 from metarl import robots
 from metarl.ros_nodes import messages, runtime, task_node
 from metarl.ros_nodes.events import Event
+from metarl.ros_nodes.limits import Command
 
 # ROS's message packages import a parser that imports what Python has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
@@ -58,6 +60,15 @@ def test_on_hardware_it_waits_for_people_and_says_so(task):
     made._news = 10_000.0
     look(10_000.1)
     assert said[-1] == "judging arm_reach"
+
+
+@pytest.mark.parametrize(("listening", "missing"), [(0, ["3 more listening to the events"]), (1, ["2 more listening to the events"]), (3, []), (4, [])])
+def test_a_trial_begins_only_when_the_adapter_and_all_observers_listen(listening, missing):
+    made = object.__new__(task_node.TaskNode)
+    made.observers, made._ready, made.status = 2, {"adapter": True, "safety": True}, SimpleNamespace(ready=False)
+    made._begin, made._events = SimpleNamespace(service_is_ready=lambda: True), SimpleNamespace(get_subscription_count=lambda: listening)
+    made.inbox = SimpleNamespace(missing=lambda since: [])
+    assert made._missing() == missing
 
 
 def test_a_stopped_robot_costs_no_patience(task):
@@ -109,6 +120,18 @@ def test_an_action_that_answers_no_number_is_refused_by_name(task, name, number)
     made._on_action(messages.numbers(tuple(values), values.values()))
     assert made._action[0] == 3
     assert made._action[1].tolist() == [0.25, 0.5]
+
+
+@pytest.mark.parametrize(("lasted", "points", "late"), [(0.02, 1, 0), (0.0333, 1, 1), (2.0, 3, 0)])
+def test_decisions_that_last_longer_than_they_were_trained_to_are_counted(task, lasted, points, late):
+    """Readings that come 30 times a second make 50 decisions a second longer; a motion lasts as long as it takes."""
+    made, _, _ = task(patience=60.0)
+    made.task, made.wire, made.status.counts = SimpleNamespace(rests=False, decision_dt=0.02), SimpleNamespace(last=lambda command: None), Counter()
+    made._executed, made._action = Command(5, np.arange(1.0, points + 1), np.zeros((points, 1)), np.zeros((points, 1))), (3, None)
+    made.inbox, open_event = SimpleNamespace(readings=dict, stamp=7), SimpleNamespace(ends=False)
+    made.referee = SimpleNamespace(event=open_event, lasted=lambda stamp: lasted, over=lambda *given: True, judge=lambda *given: "an event")
+    assert made._next_event() == "an event"
+    assert made.status.counts["late_decision"] == late
 
 
 # ---- a goal that is heard too late ------------------------------------------------------------------------------------------

@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from metarl import robots
+from metarl import robots, tasks
+from metarl.robots.spec import Controls
 from metarl.ros_nodes.base_guard import State
 from metarl.ros_nodes.limits import Command
 from metarl.ros_nodes.rejection import Rejected
 from metarl.ros_nodes.vehicle_guard import VehicleGuard
+from metarl.ros_nodes.world import World
 
 
 def unhurried(robot):
@@ -466,3 +469,95 @@ def test_where_half_is_lost_and_the_rest_50_ms_late_a_vehicle_goes_on_within_its
     assert passed > 0.1 * 30.0 / robot.control_dt
     assert causes
     assert causes <= {"stale_command", "stale_state"}
+
+
+WEAK = {f"rotor_{i}": 0.8 for i in range(1, 5)}
+
+
+@pytest.mark.parametrize("hidden", [{"payload": 0.25}, WEAK, {"payload": 0.25, **WEAK}], ids=["payload", "weak rotors", "both"])
+def test_a_stopped_quadrotor_comes_to_hover_whatever_it_carries(hidden):
+    """Five seconds in MuJoCo; the loads of the training range. Without odometry it then goes on as it has learned to."""
+    task, robot, period = tasks.make("quadrotor_track"), robots.load("quadrotor"), 20 * MS
+    world, guard = World(task, task.custom([{"wind_speed": 0.0, **hidden}]), "mujoco", 0, lambda *_: None), VehicleGuard(robot)
+    rested = []
+    for k in range(250):
+        now, at = 0.02 * k, {name: world.true[name][0].double().numpy() for name in ("pos", "quat", "linvel", "angvel")}
+        guard.measure(10**9 + k * period, np.append(at["pos"], at["quat"]), np.append(at["linvel"], at["angvel"]), now)
+        sent = guard.follow(now) if k else guard.stop("estop", now)
+        world.hold(Controls(robot.ctrl_of(torch.tensor(sent.qpos, dtype=torch.float32))))
+        world.advance(world.period)
+        rested.append(guard.at_rest(now))
+    assert abs(float(world.true["linvel"][0, 2])) < 0.1
+    assert rested[-1]
+    assert not all(rested[10:100])
+    assert guard.follow(now + 0.5).qpos[0, 0] == pytest.approx(sent.qpos[0, 0], abs=0.1)
+
+
+def test_whoever_sinks_is_not_at_rest_and_the_next_stop_knows_nothing_of_it():
+    guard, sinking = guarded(QUADROTOR), np.array([0, 0, -0.3, 0, 0, 0])
+    guard.stop("estop", 0.0)
+    for k in range(1, 500):  # until the thrust stays where it is: more than MOST is not summed up
+        guard.measure((1000 + 20 * k) * MS, LEVEL, sinking, 0.02 * k)
+        last = guard.follow(0.02 * k)
+    assert last.qpos[0, 0] > 1.5 * QUADROTOR.rest[0]
+    assert not guard.at_rest(0.02 * k)
+    guard.follow(0.02 * k + 1.0)
+    assert guard.at_rest(0.02 * k + 1.0)  # for all that is known by now
+    guard.reset()
+    guard.measure(12_000 * MS, LEVEL, np.zeros(6), 11.0)
+    guard.judge(command(12_000 * MS, *QUADROTOR.rest), 11.0)
+    assert guard.stop("estop", 11.02).qpos[0].tolist() == list(QUADROTOR.rest)
+
+
+def test_no_stop_lets_a_quadrotor_fall_whatever_its_odometry_says():
+    guard = guarded(QUADROTOR)
+    guard.stop("estop", 0.0)
+    for k in range(1, 200):
+        guard.measure((1000 + 20 * k) * MS, LEVEL, np.array([0, 0, 29.0, 0, 0, 0]), 0.02 * k)
+        assert guard.follow(0.02 * k).qpos[0, 0] >= 0.29 * QUADROTOR.rest[0]
+
+
+@pytest.mark.parametrize("axis", [0, 2, 3, 5])
+@pytest.mark.parametrize("robot", [CAR, QUADROTOR], ids=["car", "quadrotor"])
+def test_odometry_that_says_what_no_vehicle_can_do_is_as_good_as_silence(robot, axis):
+    guard, twist = guarded(robot), np.zeros(6)
+    guard.judge(command(1000 * MS, *robot.rest), 0.0)
+    twist[axis] = -1000.0
+    for k in range(1, 20):
+        with pytest.raises(Rejected, match="too_fast: the vehicle moves at 1000 "):
+            guard.measure((1000 + 20 * k) * MS, LEVEL, twist, 0.02 * k)
+        assert guard.measured.stamp == 1000 * MS
+        if stop := guard.watch(0.02 * k):
+            assert stop.cause.reason in ("stale_state", "stale_command")
+            assert stop.command.qpos[0].tolist() == list(robot.rest)
+    assert guard.state is State.HOLDING
+    twist[axis] = 12.0  # in a dive, or a spin
+    guard.measure(2000 * MS, LEVEL, twist, 1.0)
+
+
+@pytest.mark.parametrize("simulated", [False, True])
+def test_braking_without_odometry_is_stamped_by_the_time_that_has_passed(simulated):
+    """No driver takes it for old, and nobody for an answer; nor does it change which commands are in order. The time of a simulation may stand still."""
+    guard = guarded(clock_may_leap=simulated)
+    guard.judge(command(1000 * MS, 4.0, 0.0), 0.0)
+    sent = [guard.watch(0.15).command] + [guard.follow(0.15 + 0.04 * i) for i in range(1, 30)]
+    assert sent[-1].qpos[0, 0] == 0.0
+    passed = [(one.stamp - 1000 * MS) / MS for one in sent]
+    assert passed == pytest.approx([0.0 if simulated else 150 + 40 * i for i in range(30)])
+    assert guard.repeats(1000 * MS)
+    guard.stop("estop", 1.4)
+    guard.reset()
+    assert (guard.follow(1.5).stamp - 1000 * MS) / MS == pytest.approx(0.0 if simulated else 1500.0)
+    guard.measure(1520 * MS, LEVEL, np.zeros(6), 1.6)  # its clock lags behind what the steady one has counted
+    guard.judge(command(1520 * MS, 1.0, 0.0), 1.6)
+
+
+@pytest.mark.parametrize(("robot", "wanted"), [(CAR, (4.0, 0.0)), (QUADROTOR, (8.0, 0.0, 1.5, 0.0))], ids=["car", "quadrotor"])
+def test_a_gap_in_odometry_is_no_standing_still(robot, wanted):
+    """Where it was for two seconds, nobody knows; nor whether a hover repeats itself."""
+    guard = guarded(robot)
+    for k in range(3):
+        guard.measure((1000 + 20 * k) * MS, LEVEL, np.zeros(6), 0.02 * k)
+        guard.judge(command((1000 + 20 * k) * MS, *wanted), 0.02 * k)
+    guard.measure(3000 * MS, LEVEL, np.zeros(6), 2.0)
+    assert guard.state is State.TRACKING

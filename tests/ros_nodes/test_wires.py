@@ -138,3 +138,45 @@ def test_an_arm_on_a_base_is_seen_from_the_world():
 def test_decisions_of_another_kind_are_a_mistake():
     with pytest.raises(AssertionError, match="a vehicle follows no trajectories"):
         wire("car").planned(JointTrajectory(torch.zeros(1, 2), torch.zeros(1, 2), 0.1), 0)
+
+
+def test_a_set_point_that_others_follow_is_reached_evenly_and_a_stop_at_rest():
+    """Set-points at half a joint's speed, as a trajectory controller goes through them: on lines without velocities, on cubics that end at rest with them."""
+    hung, rate = wire("arm7"), 0.02
+    step = 0.5 * rate * np.array(hung.robot.qvel_limits)
+    set_point = Command(5, np.array([rate]), (np.array(hung.robot.home_qpos) + step)[None], np.zeros((1, 7)))
+    assert list(hung.now(set_point, more_to_come=True).points[0].velocities) == []
+    assert list(hung.now(set_point).points[0].velocities) == [0.0] * 7
+    for more in (False, True):
+        heard = hung.command(hung.now(set_point, more_to_come=more))
+        assert np.array_equal(heard.qpos, set_point.qpos)
+        assert np.array_equal(heard.qvel, set_point.qvel)
+    moving = set_point._replace(qvel=0.1 * np.ones((1, 7)))
+    assert list(hung.now(moving, more_to_come=True).points[0].velocities) == [0.1] * 7
+    plan = Command(5, np.array([1.0, 2.0]), np.zeros((2, 7)), np.zeros((2, 7)))
+    assert [len(point.velocities) for point in hung.now(plan, more_to_come=True).points] == [7, 7]
+    # why: from rest to rest in one period takes more than an arm has
+    assert (6.0 * step / rate**2 > np.array(hung.robot.qacc_limits)).all()
+
+
+def test_the_fingers_of_a_set_point_say_no_velocity_either():
+    hung = wire("arm7")
+    fingers = len(hung.robot.gripper_joint_names)
+    set_point = Command(5, np.array([0.02]), np.array(hung.robot.home_qpos)[None], np.zeros((1, 7)), np.ones((1, fingers)))
+    point = hung.now(set_point, more_to_come=True).points[0]
+    assert (len(point.positions), len(point.velocities), len(point.effort)) == (7 + fingers, 0, 7 + fingers)
+
+
+def test_set_points_keep_to_limits_that_are_narrower_than_the_task_knows():
+    home = np.array(wire("arm7").robot.home_qpos)
+    hung = wire("arm7", lower=tuple(home - 0.1), upper=tuple(home + 0.1))
+    far = JointTrajectory(torch.tensor(home + 0.3)[None].float(), torch.zeros(1, 7), 0.02)
+    np.testing.assert_allclose(hung.planned(far, 5).qpos[0], home + 0.1, rtol=0, atol=1e-12)
+
+
+def test_who_speaks_of_other_joints_is_not_this_robot():
+    hung = wire("arm7")
+    said = lambda *names: messages.joint_state(names, np.zeros(len(names)), np.zeros(len(names)), 5)  # noqa: E731
+    assert hung.concerns(said(*hung.joint_names, "finger"))
+    assert hung.concerns(said(hung.joint_names[0]))  # a joint state of this robot, and a bad one
+    assert not hung.concerns(said("finger"))

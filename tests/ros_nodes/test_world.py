@@ -1,6 +1,7 @@
 """A simulated vehicle as ROS sees it: what goes through messages is what BatchedEnv does, and time can pass by itself."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from metarl.rollout import collect
 from metarl.ros_nodes.channels import channels
 from metarl.ros_nodes.control_loop import ControlLoop
 from metarl.ros_nodes.referee import Referee
+from metarl.ros_nodes.sim_node import SimNode
 from metarl.ros_nodes.wires import wire
 from metarl.ros_nodes.world import World
 from metarl.tasks.arm_lift_place import squeeze
@@ -275,6 +277,47 @@ def test_pybullet_takes_weak_motors_of_an_arm_at_once():
     world.close()
 
 
+@pytest.mark.parametrize("simulator", ["mujoco", "pybullet"])
+@pytest.mark.parametrize("name", ["arm_reach", "arm_slide"])
+def test_a_dead_joint_gives_nothing_until_it_is_mended(name, simulator):
+    """Its own motor alone, at once, in the next episode as well, and beside whatever else changes; then the arm is what it was."""
+    if simulator == "pybullet":
+        pytest.importorskip("pybullet", reason="PyBullet is not installed")
+    world = World(tasks.make(name), tasks.make(name).custom([{}]), simulator, 0, lambda *_: None)
+    joint, efforts = world.task.robot.joint_names[3], []
+    for dead in ("", joint, joint, ""):
+        world.fail(dead)
+        world.begin_episode()
+        there = (world.true["qpos"] + 0.005).unsqueeze(1)
+        world.hold(JointTrajectory(there, torch.zeros_like(there), 0.02))
+        world.advance(1)
+        world.look()
+        efforts.append(world.true["effort"][0])
+        world.change({world.task.params[0].name: world.task.params[0].nominal})
+    others = [0, 1, 2, 4, 5, 6]
+    assert (efforts[0].abs() > 0.1).all()  # N m
+    for dead in efforts[1:3]:
+        assert dead[3] == 0.0
+        torch.testing.assert_close(dead[others], efforts[0][others], rtol=0.1, atol=0.05)
+    torch.testing.assert_close(efforts[3], efforts[0], rtol=0.1, atol=0.05)
+    world.close()
+
+
+def test_a_dead_joint_is_named_as_messages_name_it():
+    failed = []
+    sim = object.__new__(SimNode)
+    sim.wire = wire("arm7", tuple(f"fr3_joint{i}" for i in range(1, 8)))
+    sim.world = SimpleNamespace(engine=SimpleNamespace(dead_joint=None), fail=failed.append)
+    sim._dead_joint("none")
+    sim._dead_joint("fr3_joint4")
+    assert failed == ["panda_joint4"]
+    with pytest.raises(ValueError, match="dead_joint is 'panda_joint4', expected none, fr3_joint1"):
+        sim._dead_joint("panda_joint4")
+    sim.wire = wire("car")
+    with pytest.raises(ValueError, match="dead_joint is 'wheel', expected none"):
+        sim._dead_joint("wheel")
+
+
 @pytest.mark.parametrize("rough", [False, True])
 def test_pybullet_takes_a_new_friction_at_once(rough):
     """An object that is struck slides less far on a table that has become rough since."""
@@ -289,6 +332,36 @@ def test_pybullet_takes_a_new_friction_at_once(rough):
     slid = float((world.true["object_pos"] - home)[0, 1])
     assert slid == pytest.approx(0.5**2 / (2 * 9.81 * (0.16 if rough else 0.06)), rel=0.25)
     world.close()
+
+
+def test_pybullet_takes_a_mass_that_came_before_the_first_episode_with_it():
+    """Although nothing has happened in the one that stands ready. And an episode that nothing new waits for is begun only once."""
+    from metarl.robots.spec import Controls
+
+    world = in_pybullet("quadrotor_track", wind_speed=0.0)
+    assert not world.change({"payload": 0.2})
+    world.begin_episode()
+    ready = world.true
+    world.begin_episode()
+    assert world.true is ready
+    world.hold(Controls(command(world, *world.task.robot.rest)))
+    for _ in range(25):
+        world.advance(5)
+    assert float(world.true["linvel"][0, 2]) < -0.5  # 0.5 s at a fifth of g, less the drag
+    world.close()
+
+
+def test_a_delay_that_is_new_holds_for_the_next_command():
+    from metarl.robots.spec import Controls
+
+    world = world_of("car_track", delay=0.0)
+    assert world.change({"delay": 0.06})
+    world.hold(Controls(command(world, 2.0, 0.0)))
+    world.advance(11)  # steps of 5 ms
+    assert float(world.engine.read()["wheel_speed"].mean()) < 0.5
+    for _ in range(6):
+        world.advance(1)
+    assert float(world.engine.read()["wheel_speed"].mean()) > 0.5
 
 
 @pytest.mark.parametrize(("values", "text"), [({"payload": 9.0}, "allowed is 0 to 0.4 kg"), ({"mass": 1.0}, "no parameter is called 'mass'")])
