@@ -270,10 +270,6 @@ class VehicleGuard(BaseGuard):
         self._sent, self._sent_at = tuple(values.tolist()), now
         return Command(stamp, np.array([self.robot.control_dt]), values[None], np.zeros((1, len(values))))
 
-    @property
-    def _flies(self) -> bool:
-        return "thrust" in self.robot.command_names
-
 
 def summed(before: float, climbing: float, elapsed: float) -> float:
     """m/s: what has summed up of climbing (m/s) `elapsed` s after it came to `before`; `VehicleSpec.safe` ends that and the climbing itself, together."""

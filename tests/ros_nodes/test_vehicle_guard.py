@@ -535,23 +535,6 @@ def test_odometry_that_says_what_no_vehicle_can_do_is_as_good_as_silence(robot, 
     guard.measure(2000 * MS, LEVEL, twist, 1.0)
 
 
-@pytest.mark.parametrize("simulated", [False, True])
-def test_braking_without_odometry_is_stamped_by_the_time_that_has_passed(simulated):
-    """No driver takes it for old, and nobody for an answer; nor does it change which commands are in order. The time of a simulation may stand still."""
-    guard = guarded(clock_may_leap=simulated)
-    guard.judge(command(1000 * MS, 4.0, 0.0), 0.0)
-    sent = [guard.watch(0.15).command] + [guard.follow(0.15 + 0.04 * i) for i in range(1, 30)]
-    assert sent[-1].qpos[0, 0] == 0.0
-    passed = [(one.stamp - 1000 * MS) / MS for one in sent]
-    assert passed == pytest.approx([0.0 if simulated else 150 + 40 * i for i in range(30)])
-    assert guard.repeats(1000 * MS)
-    guard.stop("estop", 1.4)
-    guard.reset()
-    assert (guard.follow(1.5).stamp - 1000 * MS) / MS == pytest.approx(0.0 if simulated else 1500.0)
-    guard.measure(1520 * MS, LEVEL, np.zeros(6), 1.6)  # its clock lags behind what the steady one has counted
-    guard.judge(command(1520 * MS, 1.0, 0.0), 1.6)
-
-
 @pytest.mark.parametrize(("robot", "wanted"), [(CAR, (4.0, 0.0)), (QUADROTOR, (8.0, 0.0, 1.5, 0.0))], ids=["car", "quadrotor"])
 def test_a_gap_in_odometry_is_no_standing_still(robot, wanted):
     """Where it was for two seconds, nobody knows; nor whether a hover repeats itself."""
