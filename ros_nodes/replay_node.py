@@ -7,7 +7,6 @@ today. And `~/status`. Parameters: bag (folder), policy (other meta-parameters),
 from __future__ import annotations
 
 import importlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from rclpy.serialization import deserialize_message
 from metarl.ros_nodes import runtime
 from metarl.ros_nodes.replay import loop_of, read, replay
 
-AHEAD = 0.01  # s between two looks at what is due
+AHEAD, LEAVE = 0.01, 0.2  # s between two looks at what is due; that the last message has to go out
 FASTEST = 1e6  # times as fast as it was
 PLACE = "replay"  # in front of every topic, relative: a recorded name is absolute, and would reach the robot itself, past its safety node
 
@@ -43,7 +42,7 @@ class ReplayNode:
         self._publishers: dict[str, Any] = {}
         self._messages = self._stored()
         self._next = next(self._messages, None)
-        self._began = runtime.steady_now()
+        self._began = self._last = runtime.steady_now()
         self._first = self._next[2] if self._next is not None else 0
         runtime.steady_timer(node, AHEAD, self._play)
 
@@ -66,9 +65,9 @@ class ReplayNode:
             message_kind, publisher = self._publishers[topic]
             publisher.publish(deserialize_message(data, message_kind))
             self._next = next(self._messages, None)
-        if self._next is None:
-            time.sleep(0.2)  # the last message goes out
-            self.finished = True
+            self._last = runtime.steady_now()
+        # never by sleeping here: an executor whose timer is always due again comes to nothing else, not even to its end
+        self.finished = self._next is None and runtime.steady_now() - self._last > LEAVE
 
 
 def main() -> None:
