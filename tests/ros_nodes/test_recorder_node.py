@@ -16,7 +16,7 @@ pytest.importorskip("rosbags", reason="rosbags is not installed: pip install 'me
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
@@ -69,13 +69,13 @@ def played_apart(bag, listen):
     """At a rate, a bag's topics are heard under `replay/` of the node's namespace, and nobody hears an old command where a robot listens."""
     recorded = {topic: [m for t, _, m in messages_of(bag) if t == topic] for topic in ("/joint_states", CONTROLLER, "/adapter/command")}
     assert all(recorded.values())
-    every, at = QoSProfile(depth=10_000), "elsewhere/replay"
+    every, at = QoSProfile(depth=10_000, durability=DurabilityPolicy.TRANSIENT_LOCAL), "elsewhere/replay"  # also what was said before they met
     topics = {f"{at}/joint_states": (JointState, every), f"{at}{CONTROLLER}": (JointTrajectory, every)}
     for place in ("", "elsewhere"):
         commands = {f"{place}{topic}": (JointTrajectory, runtime.COMMAND) for topic in (CONTROLLER, "/adapter/command")}
         topics |= commands | {f"{place}/joint_states": (JointState, runtime.COMMAND), f"{place}/estop": (Bool, runtime.COMMAND)}
     topics |= {"/clock": (Clock, runtime.COMMAND)}
-    nodes = tuple(replace(spec, remappings={"__ns": "/elsewhere"}) for spec in replay(str(bag), rate=20.0))
+    nodes = tuple(replace(spec, remappings={"__ns": "/elsewhere"}) for spec in replay(str(bag), rate=4.0))
     with Domain() as domain, listen(domain, topics) as ear, Graph(nodes, domain) as playing:
         ear.until(lambda: playing.finished("replay"), "the end of the bag")
         names = {name for name, _ in ear.node.get_topic_names_and_types() if ear.node.count_publishers(name)}
